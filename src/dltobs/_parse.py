@@ -1,0 +1,225 @@
+"""Makes values of the right type out of what environment variables, TOML files and arguments give.
+
+Each function takes a raw value and returns the right one, or raises `ValueError`, whose text may be
+shown: it never contains the value.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import os
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+_TRUE = frozenset({"true", "1", "yes", "on"})
+_FALSE = frozenset({"false", "0", "no", "off"})
+_MAX_PORT = 65535
+
+
+def boolean(value: object) -> bool:
+    """`true`, `yes`, `on`, `1` and their opposites, in any case."""
+    if isinstance(value, bool):
+        return value
+    word = str(value).strip().lower() if isinstance(value, (str, int)) else ""
+    if word in _TRUE:
+        return True
+    if word in _FALSE:
+        return False
+    raise ValueError
+
+
+def one_of(*words: str) -> Callable[[object], str]:
+    """One of the words, in any case."""
+
+    def choose(value: object) -> str:
+        # YAML, TOML and Python users write booleans for on and off
+        word = {True: "on", False: "off"}[value] if isinstance(value, bool) else value
+        if isinstance(word, str) and word.strip().lower() in words:
+            return word.strip().lower()
+        raise ValueError
+
+    return choose
+
+
+def integer(minimum: int) -> Callable[[object], int]:
+    """A whole number of at least `minimum`."""
+
+    def parse(value: object) -> int:
+        if isinstance(value, bool) or not isinstance(value, (int, str)):
+            raise ValueError  # noqa: TRY004 - one exception for every wrong value
+        try:
+            number = int(value)
+        except ValueError:
+            raise ValueError from None
+        if number < minimum:
+            raise ValueError
+        return number
+
+    return parse
+
+
+def seconds(value: object) -> float:
+    """A finite number of seconds, not negative."""
+    if isinstance(value, bool) or not isinstance(value, (int, float, str)):
+        raise ValueError  # noqa: TRY004 - one exception for every wrong value
+    try:
+        number = float(value)
+    except ValueError:
+        raise ValueError from None
+    if not math.isfinite(number) or number < 0:
+        raise ValueError
+    return number
+
+
+def level(value: object) -> int:
+    """The number of a log level."""
+    if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
+        return value
+    if isinstance(value, str):
+        word = value.strip().upper()
+        if word.isdigit():
+            return int(word)
+        number = logging.getLevelName(word)
+        if isinstance(number, int):
+            return number
+    raise ValueError
+
+
+def text(value: object) -> str:
+    """A text with something in it."""
+    if isinstance(value, (str, int, float)) and not isinstance(value, bool) and str(value).strip():
+        return str(value).strip()
+    raise ValueError
+
+
+def path(value: object) -> Path:
+    """A path; `~` is the home folder."""
+    if isinstance(value, (str, os.PathLike)) and str(value).strip() and "\0" not in str(value):
+        return Path(os.fspath(value)).expanduser()
+    raise ValueError
+
+
+def names(value: object) -> tuple[str, ...]:
+    """Texts: a sequence, or one text with commas."""
+    if isinstance(value, str):
+        return tuple(part.strip() for part in value.split(",") if part.strip())
+    if isinstance(value, Sequence) and all(isinstance(item, str) for item in value):
+        return tuple(item.strip() for item in value if item.strip())
+    raise ValueError
+
+
+def pairs(value: object) -> dict[str, str]:
+    """Names with texts: a mapping, or `name=value` pairs with commas."""
+    if isinstance(value, Mapping):
+        if not all(isinstance(name, str) and name.strip() for name in value):
+            raise ValueError
+        return {name.strip(): str(item) for name, item in value.items()}
+    if not isinstance(value, str):
+        raise ValueError  # noqa: TRY004 - one exception for every wrong value
+    result: dict[str, str] = {}
+    for part in value.split(","):
+        if part.strip():
+            name, equals, item = part.partition("=")
+            if not equals or not name.strip():
+                raise ValueError
+            result[name.strip()] = item.strip()
+    return result
+
+
+def patterns(value: object) -> tuple[re.Pattern[str], ...]:
+    """Regular expressions: a sequence, a JSON list, or one text with commas outside of any bracket."""
+    if isinstance(value, str):
+        value = _split_patterns(value)
+    if not isinstance(value, Sequence):
+        raise ValueError  # noqa: TRY004 - one exception for every wrong value
+    compiled = []
+    for number, item in enumerate(value, 1):
+        if not isinstance(item, (str, re.Pattern)):
+            raise ValueError  # noqa: TRY004 - as above
+        try:
+            pattern = re.compile(item)
+        except re.error as error:
+            message = f"expression {number}: {error.msg} at position {error.pos}"
+            raise ValueError(message) from None
+        if not isinstance(pattern.pattern, str):
+            raise ValueError  # noqa: TRY004 - as above
+        if pattern.match("") is not None:
+            message = f"expression {number} matches the empty text"
+            raise ValueError(message)
+        compiled.append(pattern)
+    return tuple(compiled)
+
+
+def _split_patterns(value: str) -> list[Any]:
+    try:
+        document = json.loads(value)
+    except ValueError:
+        document = None
+    if isinstance(document, list):
+        return document
+    parts, depth, escaped = [""], 0, False
+    for character in value:
+        if escaped:
+            escaped = False
+        elif character == "\\":
+            escaped = True
+        elif character in "([{":
+            depth += 1
+        elif character in ")]}":
+            depth -= 1
+        elif character == "," and depth <= 0:
+            parts.append("")
+            continue
+        parts[-1] += character
+    return [part.strip() for part in parts if part.strip()]
+
+
+def http_url(value: object) -> str:
+    """An `http` or `https` URL with a host."""
+    if not isinstance(value, str):
+        raise ValueError  # noqa: TRY004 - one exception for every wrong value
+    url = value.strip()
+    _host_of(url)
+    return url
+
+
+def sentry_dsn(value: object) -> str:
+    """A Sentry DSN: `https://PUBLIC_KEY@HOST/PROJECT_ID`."""
+    if not isinstance(value, str):
+        raise ValueError  # noqa: TRY004 - one exception for every wrong value
+    dsn = value.strip()
+    _host_of(dsn)
+    parts = urlsplit(dsn)
+    if not parts.username:
+        message = "no public key before the @"
+        raise ValueError(message)
+    if not parts.path.rpartition("/")[2].isdigit():
+        message = "no project id at the end"
+        raise ValueError(message)
+    return dsn
+
+
+def _host_of(url: str) -> None:
+    try:
+        parts = urlsplit(url)
+        host, port = parts.hostname, parts.port
+    except ValueError:
+        message = "malformed host or port"
+        raise ValueError(message) from None
+    if parts.scheme not in {"http", "https"}:
+        message = "no http:// or https:// at the beginning"
+        raise ValueError(message)
+    if not host or any(character.isspace() for character in url):
+        message = "no host" if not host else "a space in it"
+        raise ValueError(message)
+    if port is not None and not 0 < port <= _MAX_PORT:
+        message = "malformed host or port"
+        raise ValueError(message)

@@ -1,0 +1,32 @@
+"""The mutable state of dltobs: what runs now. `_runtime` writes it, everyone else only reads.
+
+It stands apart from `_runtime` so that a formatter of the user's `dictConfig` can find the redactor without
+importing the machinery that starts and stops everything.
+"""
+
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING
+
+from dltobs._redaction import Redactor
+
+if TYPE_CHECKING:
+    from dltobs._runtime import Runtime
+    from dltobs.sinks.delivery import Delivery
+
+lock = threading.RLock()
+"""Held while the set-up changes."""
+
+runtime: Runtime | None = None
+"""What `configure()` has set up, until `shutdown()`."""
+
+deliveries: tuple[Delivery, ...] = ()
+"""The counters of the last set-up; they outlive it, so that `status()` can tell how it ended."""
+
+_patterns_only = Redactor()
+
+
+def current_redactor() -> Redactor:
+    """The redactor of the running set-up; before it, one that knows key names and patterns only."""
+    return _patterns_only if runtime is None else runtime.redactor

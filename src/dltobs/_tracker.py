@@ -1,0 +1,280 @@
+"""Turns dlt's trace hooks into events; the only module that meets dlt's live traces.
+
+dlt calls the four hooks on the thread of the run. What goes wrong in them is caught here: dlt would
+log it, with the stack trace, as its own warning.
+"""
+
+from __future__ import annotations
+
+import sys
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from datetime import datetime, timezone
+from typing import TYPE_CHECKING, Any
+
+from dltobs._context import RunContext, current_correlation, current_run
+from dltobs._events import (
+    Outcome,
+    RunFinished,
+    RunStarted,
+    StepFinished,
+    StepStarted,
+)
+from dltobs._steps import detail_of, failure_of, pending_packages_of, run_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from contextvars import Token
+
+    from dlt.common.pipeline import SupportsPipeline
+    from dlt.pipeline.trace import PipelineStepTrace, PipelineTrace
+
+    from dltobs._dispatch import Dispatcher
+    from dltobs._events import Run
+    from dltobs._warnings import Warner
+    from dltobs.logs.handlers import RecentLines
+
+_inside: ContextVar[bool] = ContextVar("dltobs_inside_hook", default=False)
+"""True while a hook of ours is on: a pipeline that a sink runs is not observed."""
+
+
+@dataclass(slots=True)
+class _Step:
+    name: str
+    started_at: datetime
+    token: Token[RunContext | None]
+
+
+@dataclass(slots=True)
+class _Run:
+    """The state of a run that is on; touched by its own thread only."""
+
+    run: Run
+    started_at: datetime
+    token: Token[RunContext | None]
+    error_at_start: BaseException | None
+    steps: list[_Step] = field(default_factory=list)
+    finished: list[StepFinished] = field(default_factory=list)
+    failed: StepFinished | None = None
+    reported: BaseException | None = None
+
+
+class Tracker:
+    """Listens to every pipeline of the process, from `attach()` until `detach()`.
+
+    Args:
+        dispatcher: Takes the events.
+        warner: Told of what goes wrong.
+        recent_lines: The memory of the run's log lines, if a sink wants them.
+        before_run: Called on the run's thread before its first event.
+    """
+
+    def __init__(
+        self,
+        dispatcher: Dispatcher,
+        warner: Warner,
+        recent_lines: RecentLines | None = None,
+        before_run: Callable[[], None] | None = None,
+    ) -> None:
+        self._dispatcher = dispatcher
+        self._warner = warner
+        self._recent_lines = recent_lines
+        self._before_run = before_run
+        self._runs: dict[str, _Run] = {}
+
+    def __repr__(self) -> str:
+        """dlt names its tracking modules in warnings."""
+        return "<dltobs>"
+
+    def attach(self) -> None:
+        """Have dlt call the hooks."""
+        from dlt.pipeline import trace
+
+        trace.TRACKING_MODULES.append(self)
+
+    def detach(self) -> None:
+        """Have dlt call them no more; runs that are on end unheard."""
+        from dlt.pipeline import trace
+
+        # a new list: another thread may be walking through the old one
+        trace.TRACKING_MODULES = [module for module in trace.TRACKING_MODULES if module is not self]
+
+    def on_start_trace(self, trace: PipelineTrace, step: str, pipeline: SupportsPipeline) -> None:
+        """A run begins."""
+        self._guarded(self._start_run, trace, step, pipeline)
+
+    def on_start_trace_step(self, trace: PipelineTrace, step: str, pipeline: SupportsPipeline) -> None:
+        """A step of it begins."""
+        self._guarded(self._start_step, trace, step, pipeline)
+
+    def on_end_trace_step(
+        self,
+        trace: PipelineTrace,
+        step: PipelineStepTrace,
+        pipeline: SupportsPipeline,
+        step_info: Any,
+        send_state: bool,  # noqa: FBT001 - the signature is dlt's
+    ) -> None:
+        """A step of it ends."""
+        self._guarded(self._end_step, trace, step, pipeline, step_info)
+
+    def on_end_trace(
+        self,
+        trace: PipelineTrace,
+        pipeline: SupportsPipeline,
+        send_state: bool,  # noqa: FBT001 - the signature is dlt's
+    ) -> None:
+        """The run ends."""
+        self._guarded(self._end_run, trace, pipeline)
+
+    def _guarded(self, hook: Callable[..., None], *args: Any) -> None:
+        if _inside.get():
+            return
+        token = _inside.set(True)
+        try:
+            hook(*args)
+        except Exception as error:  # noqa: BLE001 - never into the pipeline
+            self._warner.internal_error("tracker", error)
+        finally:
+            _inside.reset(token)
+
+    def _start_run(self, trace: PipelineTrace, step: str, pipeline: SupportsPipeline) -> None:
+        if self._before_run is not None:
+            self._before_run()
+        run = run_of(trace, pipeline)
+        token = current_run.set(RunContext(run.pipeline, step, run.transaction_id))
+        state = _Run(run, trace.started_at, token, sys.exc_info()[1])
+        self._runs[run.transaction_id] = state
+        if self._recent_lines is not None:
+            self._recent_lines.begin(run.transaction_id)
+        self._dispatcher.emit(RunStarted(run, step, state.started_at))
+
+    def _start_step(self, trace: PipelineTrace, step: str, pipeline: SupportsPipeline) -> None:
+        state = self._runs.get(trace.transaction_id)
+        if state is None:
+            return
+        started_at = datetime.now(timezone.utc)
+        token = current_run.set(RunContext(state.run.pipeline, step, trace.transaction_id))
+        depth = len(state.steps)
+        state.steps.append(_Step(step, started_at, token))
+        self._dispatcher.emit(StepStarted(state.run, step, depth, started_at))
+
+    def _end_step(
+        self,
+        trace: PipelineTrace,
+        step_trace: PipelineStepTrace,
+        pipeline: SupportsPipeline,
+        step_info: Any,
+    ) -> None:
+        state = self._runs.get(trace.transaction_id)
+        if state is None or not state.steps:
+            return
+        step = state.steps.pop()
+        try:
+            # destination and dataset may have been given to the step
+            state.run = run_of(trace, pipeline)
+            finished = self._step_finished(state, step, step_trace, step_info)
+            state.finished.append(finished)
+            self._dispatcher.emit(finished)
+        finally:
+            _reset(step.token)
+
+    def _step_finished(
+        self, state: _Run, step: _Step, step_trace: PipelineStepTrace, step_info: Any
+    ) -> StepFinished:
+        correlation = current_correlation()
+        detail = detail_of(step.name, step_info)
+        error = _live_error(state, step_trace)
+        failure = None if error is None else failure_of(step.name, error, step_trace.exception_traces)
+        finished = StepFinished(
+            run=state.run,
+            step=step.name,
+            depth=len(state.steps),
+            started_at=step.started_at,
+            finished_at=max(step_trace.finished_at or datetime.now(timezone.utc), step.started_at),
+            failure=failure,
+            packages=detail.packages,
+            tables=detail.tables,
+            rows=detail.rows,
+            bytes=detail.bytes,
+            jobs=detail.jobs,
+            trace_id=(correlation and correlation.trace_id) or state.run.transaction_id,
+            span_id=correlation and correlation.span_id,
+        )
+        # inner steps end first: the first that fails is the deepest; another one after it is a failure anew
+        if failure is not None and (state.failed is None or error is not state.reported):
+            if state.failed is None or not _contains(error, state.reported):
+                state.failed = finished
+            state.reported = error
+        return finished
+
+    def _end_run(self, trace: PipelineTrace, pipeline: SupportsPipeline) -> None:
+        state = self._runs.pop(trace.transaction_id, None)
+        if state is None:
+            return
+        try:
+            lines = () if self._recent_lines is None else self._recent_lines.take(trace.transaction_id)
+            self._dispatcher.emit(
+                RunFinished(
+                    run=state.run,
+                    outcome=_outcome(state),
+                    started_at=state.started_at,
+                    finished_at=trace.finished_at or datetime.now(timezone.utc),
+                    steps=tuple(state.finished),
+                    failed_step=state.failed,
+                    pending_packages=self._pending(state, pipeline),
+                    log_lines=lines,
+                )
+            )
+        finally:
+            _reset(state.token)
+
+    def _pending(self, state: _Run, pipeline: SupportsPipeline) -> tuple[str, ...]:
+        if state.failed is None:
+            return ()
+        try:
+            return pending_packages_of(pipeline)
+        except Exception as error:  # noqa: BLE001 - the report matters more than this part of it
+            self._warner.internal_error("pending packages", error)
+            return ()
+
+
+def _live_error(state: _Run, step_trace: PipelineStepTrace) -> BaseException | None:
+    """The exception that ends the step.
+
+    The hook runs in a `finally`, so it is the current one. A run that somebody calls in an `except` block
+    sees that outer exception even when it succeeds.
+    """
+    error = sys.exc_info()[1]
+    if step_trace.step_exception is not None or error is not state.error_at_start:
+        return error
+    return None
+
+
+def _contains(error: BaseException | None, other: BaseException | None) -> bool:
+    """Whether one exception was raised while or because the other was."""
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        if error is other:
+            return True
+        seen.add(id(error))
+        error = error.__cause__ or error.__context__
+    return False
+
+
+def _outcome(state: _Run) -> Outcome:
+    if any(step.failure is not None and step.depth == 0 for step in state.finished):
+        return "failed"
+    if any(step.failed_jobs for step in state.finished):
+        return "ok_with_failed_jobs"
+    if not any(step.packages for step in state.finished):
+        return "no_data"
+    return "ok"
+
+
+def _reset(token: Token[RunContext | None]) -> None:
+    try:
+        current_run.reset(token)
+    except ValueError:
+        # ended in another context than begun: the best that is left
+        current_run.set(token.old_value if isinstance(token.old_value, RunContext) else None)

@@ -1,0 +1,61 @@
+"""The one way in which dltobs speaks of its own trouble: a WARNING on the logger `dltobs`."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from typing import TYPE_CHECKING
+
+from dltobs._describe import text_of
+from dltobs._redaction import WITHHELD
+
+if TYPE_CHECKING:
+    from dltobs._redaction import Redactor
+
+logger = logging.getLogger("dltobs")
+
+
+class Warner:
+    """Warns once per subject and reason, without secrets.
+
+    Args:
+        redactor: What every text passes first; when it fails, only the type of the error is told.
+    """
+
+    def __init__(self, redactor: Redactor) -> None:
+        self._redactor = redactor
+        self._lock = threading.Lock()
+        self._last: dict[str, str] = {}
+
+    def warn(self, subject: str, message: str, *, reason: str | None = None) -> None:
+        """Log `message`, unless the last one about `subject` had the same reason.
+
+        Args:
+            subject: What it is about, e.g. `sentry`.
+            message: A whole sentence for the log.
+            reason: What makes it the same as before; the message itself by default.
+        """
+        with self._lock:
+            reason = message if reason is None else reason
+            if self._last.get(subject) == reason:
+                return
+            self._last[subject] = reason
+        logger.warning("%s", self.clean(message))
+
+    def clean(self, text: str) -> str:
+        """The text without secrets; `[withheld]` if redaction fails."""
+        try:
+            return self._redactor.text(text)
+        except Exception:  # noqa: BLE001 - a warning must not fail for what it warns of
+            return WITHHELD
+
+    def internal_error(self, subject: str, error: BaseException) -> None:
+        """Warn that something inside dltobs failed, and where; the pipeline goes on."""
+        frame = error.__traceback__
+        while frame is not None and frame.tb_next is not None:
+            frame = frame.tb_next
+        where = "" if frame is None else f" at {frame.tb_frame.f_code.co_name}:{frame.tb_lineno}"
+        self.warn(
+            subject,
+            f"{subject}: {type(error).__name__}: {text_of(error)}{where}; the pipeline is not affected",
+        )

@@ -1,0 +1,217 @@
+"""Runs and steps as OpenTelemetry spans, live, so that what happens in a step nests below it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from opentelemetry import context, trace
+from opentelemetry.trace import ProxyTracerProvider, Span, SpanKind, Status, StatusCode, Tracer
+
+from dltobs._events import RunFinished, RunStarted, StepFinished, StepStarted
+from dltobs._version import __version__
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from contextvars import Token
+    from datetime import datetime
+
+    from opentelemetry.context import Context
+
+    from dltobs._events import Event, Failure, Run
+    from dltobs._redaction import Redactor
+    from dltobs._settings import Settings
+    from dltobs.sinks.delivery import Delivery
+    from dltobs.sinks.provider import OwnTracing
+
+_DESCRIPTION_LENGTH = 1024
+
+
+@dataclass(slots=True)
+class _OpenSpan:
+    span: Span
+    token: Token[Context]
+
+
+@dataclass(slots=True)
+class _OpenRun:
+    tracer: Tracer
+    is_own: bool
+    spans: list[_OpenSpan] = field(default_factory=list)
+    root: Span | None = None
+
+
+class SpanSink:
+    """Starts and ends a span for each step; the outermost one is the root and bears the pipeline's name.
+
+    The provider is decided when a run starts: the application's, if it has set one by then; else ours,
+    where an exporter is configured or tracing is `on`; else there are no spans.
+
+    Args:
+        settings: Say whether and where to.
+        redactor: For what our provider exports, whoever made it.
+        deliveries: The counters by exporter.
+    """
+
+    def __init__(self, settings: Settings, redactor: Redactor, deliveries: Mapping[str, Delivery]) -> None:
+        self._settings = settings
+        self._redactor = redactor
+        self._deliveries = deliveries
+        self._tags = {f"dlt.tag.{name}": value for name, value in settings.tags.items()}
+        self._own: OwnTracing | None = None
+        self._runs: dict[str, _OpenRun] = {}
+
+    def emit(self, event: Event) -> None:
+        """Start or end a span."""
+        if isinstance(event, RunStarted):
+            self._start_run(event)
+        elif isinstance(event, StepStarted):
+            self._start_step(event)
+        elif isinstance(event, StepFinished):
+            self._end_step(event)
+        elif isinstance(event, RunFinished):
+            self._end_run(event)
+
+    def flush(self, timeout: float) -> bool:
+        """Export what our own provider has queued. The application flushes its own."""
+        return self._own is None or self._own.flush(timeout)
+
+    def close(self) -> None:
+        """End the spans that are still open, and take our processors away."""
+        for run in list(self._runs.values()):
+            for item in reversed(run.spans):
+                item.span.end()
+            if run.root is not None:
+                run.root.end()
+        self._runs.clear()
+        if self._own is not None:
+            self._own.close()
+
+    def _start_run(self, event: RunStarted) -> None:
+        found = self._tracer()
+        if found is not None:
+            self._runs[event.run.transaction_id] = _OpenRun(*found)
+
+    def _tracer(self) -> tuple[Tracer, bool] | None:
+        provider = trace.get_tracer_provider()
+        is_unset = isinstance(provider, ProxyTracerProvider)
+        if not is_unset and not _is_ours(provider):
+            return provider.get_tracer("dltobs", __version__), False
+        if self._own is None and self._settings.builds_provider:
+            from dltobs.sinks.provider import OwnTracing
+
+            self._own = OwnTracing(self._settings, self._redactor, self._deliveries)
+        if self._own is None:
+            return None
+        return self._own.provider.get_tracer("dltobs", __version__), True
+
+    def _start_step(self, event: StepStarted) -> None:
+        run = self._runs.get(event.run.transaction_id)
+        if run is None:
+            return
+        is_root = event.depth == 0
+        attributes: dict[str, Any] = {**_identity(event.run), "dlt.step": event.step, **self._tags}
+        name = f"{event.step} {event.run.pipeline}" if is_root else event.step
+        token = None
+        if is_root and run.is_own:
+            token = _propose_trace_id(event.run.transaction_id)
+        try:
+            span = run.tracer.start_span(
+                name, kind=SpanKind.INTERNAL, attributes=attributes, start_time=_nanoseconds(event.at)
+            )
+        finally:
+            if token is not None:
+                _withdraw_trace_id(token)
+        run.spans.append(_OpenSpan(span, context.attach(trace.set_span_in_context(span))))
+
+    def _end_step(self, event: StepFinished) -> None:
+        run = self._runs.get(event.run.transaction_id)
+        if run is None or not run.spans:
+            return
+        item = run.spans.pop()
+        try:
+            _describe_step(item.span, event)
+        finally:
+            context.detach(item.token)
+            if event.depth == 0:
+                run.root = item.span  # its outcome comes with the end of the run
+            else:
+                item.span.end(_nanoseconds(event.finished_at))
+
+    def _end_run(self, event: RunFinished) -> None:
+        run = self._runs.pop(event.run.transaction_id, None)
+        if run is None or run.root is None:
+            return
+        run.root.set_attributes({**_identity(event.run), "dlt.outcome": event.outcome})
+        last = event.steps[-1].finished_at if event.steps else event.finished_at
+        run.root.end(_nanoseconds(last))
+
+
+def _is_ours(provider: object) -> bool:
+    import sys
+
+    module = sys.modules.get("dltobs.sinks.provider")
+    return module is not None and isinstance(provider, module.OwnTracerProvider)
+
+
+def _propose_trace_id(transaction_id: str) -> Token[int | None]:
+    from dltobs.sinks.provider import next_trace_id
+
+    return next_trace_id.set(int(transaction_id, 16))
+
+
+def _withdraw_trace_id(token: Token[int | None]) -> None:
+    from dltobs.sinks.provider import next_trace_id
+
+    next_trace_id.reset(token)
+
+
+def _identity(run: Run) -> dict[str, Any]:
+    named = {
+        "dlt.pipeline.name": run.pipeline,
+        "dlt.transaction_id": run.transaction_id,
+        "dlt.destination.name": run.destination_name,
+        "dlt.destination.type": run.destination_type,
+        "dlt.dataset.name": run.dataset,
+        "dlt.first_run": run.first_run,
+    }
+    return {name: value for name, value in named.items() if value is not None}
+
+
+def _describe_step(span: Span, event: StepFinished) -> None:
+    span.set_attributes(_identity(event.run))
+    load_ids = [package.load_id for package in event.packages]
+    if event.failure is not None and event.failure.load_id:
+        span.set_attribute("dlt.load_id", event.failure.load_id)
+    elif load_ids:
+        # a step usually handles one package; the attribute is a string then and now
+        span.set_attribute("dlt.load_id", ",".join(load_ids))
+    if event.step in {"extract", "normalize"}:
+        span.set_attribute("dlt.rows", event.rows)
+        span.set_attribute("dlt.bytes", event.bytes)
+    if event.failure is not None:
+        _describe_failure(span, event.failure, event.finished_at)
+
+
+def _describe_failure(span: Span, failure: Failure, at: datetime) -> None:
+    span.set_attribute("error.type", failure.error_type)
+    if failure.resource is not None:
+        span.set_attribute("dlt.resource.name", failure.resource)
+    if failure.table is not None:
+        span.set_attribute("dlt.table.name", failure.table)
+    span.add_event(
+        "exception",
+        {
+            "exception.type": failure.error_type,
+            "exception.message": failure.message,
+            "exception.stacktrace": failure.stacktrace,
+        },
+        _nanoseconds(at),
+    )
+    description = f"{failure.error_type}: {failure.message}"
+    span.set_status(Status(StatusCode.ERROR, description[:_DESCRIPTION_LENGTH]))
+
+
+def _nanoseconds(at: datetime) -> int:
+    """Since the epoch, exact to the microsecond (a float of seconds is not)."""
+    return int(at.timestamp()) * 1_000_000_000 + at.microsecond * 1000

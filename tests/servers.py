@@ -1,0 +1,157 @@
+"""Back ends on loopback: an OTLP collector and a Sentry, which keep every byte that they get."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import threading
+import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
+    ExportTraceServiceRequest,
+    ExportTraceServiceResponse,
+)
+
+
+class Request:
+    """One request as it came: path, headers (lower case) and body, decompressed."""
+
+    def __init__(self, path: str, headers: dict[str, str], body: bytes) -> None:
+        self.path = path
+        self.headers = headers
+        self.body = body
+
+
+class Server:
+    """An HTTP server on a free port of loopback.
+
+    Set `status` to the code to answer with, `delay` to seconds to wait before, `headers` to add some.
+    """
+
+    content_type = "application/json"
+    content = b"{}"
+
+    def __init__(self) -> None:
+        self.requests: list[Request] = []
+        self.status = 200
+        self.delay = 0.0
+        self.headers: dict[str, str] = {}
+        server = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                body = self.rfile.read(int(self.headers.get("content-length", 0)))
+                if self.headers.get("content-encoding") == "gzip":
+                    body = gzip.decompress(body)
+                headers = {key.lower(): value for key, value in self.headers.items()}
+                server.requests.append(Request(self.path, headers, body))
+                time.sleep(server.delay)
+                try:
+                    self.send_response(server.status)
+                    self.send_header("content-type", server.content_type)
+                    for key, value in server.headers.items():
+                        self.send_header(key, value)
+                    self.send_header("content-length", str(len(server.content)))
+                    self.end_headers()
+                    self.wfile.write(server.content)
+                except OSError:
+                    pass  # the client has given up
+
+            def log_message(self, *args: Any) -> None:
+                pass
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._server.daemon_threads = True
+        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True)
+        self._thread.start()
+
+    @property
+    def port(self) -> int:
+        return int(self._server.server_address[1])
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    @property
+    def raw(self) -> bytes:
+        """Every byte of every body and header value."""
+        return b"\n".join(
+            part
+            for request in self.requests
+            for part in (request.body, request.path.encode(), json.dumps(request.headers).encode())
+        )
+
+    def close(self) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+
+
+class OtlpServer(Server):
+    """A collector: `spans` are those of all requests, in order."""
+
+    content_type = "application/x-protobuf"
+    content = ExportTraceServiceResponse().SerializeToString()
+
+    @property
+    def spans(self) -> list[Any]:
+        return [
+            span
+            for resource in self._resource_spans()
+            for scope in resource.scope_spans
+            for span in scope.spans
+        ]
+
+    @property
+    def resources(self) -> list[dict[str, Any]]:
+        return [attributes_of(resource.resource) for resource in self._resource_spans()]
+
+    def _resource_spans(self) -> list[Any]:
+        return [
+            resource
+            for request in self.requests
+            if request.path.endswith("/v1/traces")
+            for resource in ExportTraceServiceRequest.FromString(request.body).resource_spans
+        ]
+
+    def named(self, name: str) -> Any:
+        """The one span of that name."""
+        found = [span for span in self.spans if span.name == name]
+        assert len(found) == 1, [span.name for span in self.spans]
+        return found[0]
+
+
+def attributes_of(item: Any) -> dict[str, Any]:
+    """The attributes of a protobuf span, event, link or resource as a dict."""
+    return {
+        pair.key: getattr(pair.value, pair.value.WhichOneof("value") or "string_value")
+        for pair in item.attributes
+    }
+
+
+class SentryServer(Server):
+    """A Sentry: `events` are the event items of all envelopes, in order."""
+
+    content = b'{"id":"0"}'
+
+    @property
+    def dsn(self) -> str:
+        return f"http://publickey00@127.0.0.1:{self.port}/42"
+
+    @property
+    def items(self) -> list[tuple[dict[str, Any], Any]]:
+        """Header and payload of each item of each envelope."""
+        found = []
+        for request in self.requests:
+            _, *rest = request.body.split(b"\n")
+            lines = iter(rest)
+            for line in lines:
+                if line.strip():
+                    found.append((json.loads(line), json.loads(next(lines))))
+        return found
+
+    @property
+    def events(self) -> list[dict[str, Any]]:
+        return [payload for header, payload in self.items if header["type"] == "event"]
