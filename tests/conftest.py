@@ -15,10 +15,10 @@ from dlt.common.configuration.container import Container
 from dlt.pipeline import trace as dlt_trace
 from opentelemetry import trace
 from opentelemetry.util._once import Once
-from servers import OtlpServer, SentryServer
 
 import dltobs
 from dltobs import _state
+from servers import OtlpServer, SentryServer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -52,7 +52,7 @@ def _isolated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]
 
 def _forget_dlt() -> None:
     """Put dlt into the state after its import: no logger, no run context, no active pipeline."""
-    dlt_logger.LOGGER = None
+    dlt_logger.LOGGER = None  # type: ignore[assignment]  # as at dlt's import
     for name in ("dlt", "dltobs"):
         logger = logging.getLogger(name)
         logger.handlers.clear()
@@ -60,7 +60,7 @@ def _forget_dlt() -> None:
         logger.setLevel(logging.NOTSET)
         logger.propagate = True
         logger.disabled = False
-    Container.reset_main_thread()
+    Container._INSTANCE = None
     dlt_trace.TRACKING_MODULES = [
         module for module in dlt_trace.TRACKING_MODULES if "dltobs" not in repr(module)
     ]

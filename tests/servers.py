@@ -147,9 +147,7 @@ class SentryServer(Server):
         for request in self.requests:
             _, *rest = request.body.split(b"\n")
             lines = iter(rest)
-            for line in lines:
-                if line.strip():
-                    found.append((json.loads(line), json.loads(next(lines))))
+            found += [(json.loads(line), json.loads(next(lines))) for line in lines if line.strip()]
         return found
 
     @property

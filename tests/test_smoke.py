@@ -6,11 +6,11 @@ import json
 
 import dlt
 import pytest
-from conftest import SECRET
 from dlt.pipeline.exceptions import PipelineStepFailed
-from servers import attributes_of
 
 import dltobs
+from conftest import SECRET
+from servers import attributes_of
 
 
 def test_a_failed_run_is_seen_everywhere_without_its_secret(

@@ -12,6 +12,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from dltobs._dispatch import Sink
+from dltobs._events import Event, RunFinished, RunStarted, StepFinished, StepStarted
 from dltobs._redaction import Redactor
 from dltobs._runtime import configure, shutdown, status
 from dltobs._settings import Settings
@@ -27,11 +28,16 @@ __all__ = [
     "BackendStatus",
     "ConfigurationError",
     "DltobsError",
+    "Event",
     "InterceptHandler",
     "JsonFormatter",
     "Redactor",
+    "RunFinished",
+    "RunStarted",
     "Settings",
     "Sink",
+    "StepFinished",
+    "StepStarted",
     "__version__",
     "configure",
     "shutdown",

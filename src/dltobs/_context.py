@@ -6,10 +6,12 @@ thread that is started with a copy of the context keeps it (see `_propagation`).
 
 from __future__ import annotations
 
+import sys
 from contextvars import ContextVar
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-from opentelemetry import trace
+if TYPE_CHECKING:
+    from opentelemetry.trace import SpanContext
 
 
 class RunContext(NamedTuple):
@@ -36,6 +38,9 @@ class Correlation(NamedTuple):
 
 current_run: ContextVar[RunContext | None] = ContextVar("dltobs_run", default=None)
 
+_last: tuple[RunContext | None, object, Correlation | None] = (None, None, None)
+"""The last answer and what it was made of: many lines are logged within one span."""
+
 
 def current_correlation() -> Correlation | None:
     """The ids of the current context, or None outside of any run and any span.
@@ -43,12 +48,27 @@ def current_correlation() -> Correlation | None:
     `trace_id` and `span_id` are those of OpenTelemetry's current span, whoever started it; where there
     is none, the trace id of a run is its transaction id.
     """
-    run = current_run.get()
-    span = trace.get_current_span().get_span_context()
-    if not span.is_valid:
-        if run is None:
-            return None
-        return Correlation(*run, run.transaction_id, None)
+    global _last  # noqa: PLW0603 - replaced as a whole, so threads see one answer or the other
+    # where nobody has imported OpenTelemetry there is no span, and we need not import it to know
+    context = sys.modules.get("opentelemetry.context")
+    # contexts are immutable: the same one holds the same span
+    run, current = current_run.get(), None if context is None else context.get_current()
+    last = _last
+    if last[0] is run and last[1] is current:
+        return last[2]
+    span = None
+    if current:  # an empty context holds none
+        from opentelemetry.trace import get_current_span
+
+        span = get_current_span(current).get_span_context()
+    correlation = _correlation(run, span)
+    _last = (run, current, correlation)
+    return correlation
+
+
+def _correlation(run: RunContext | None, span: SpanContext | None) -> Correlation | None:
+    if span is None or not span.is_valid:
+        return None if run is None else Correlation(*run, run.transaction_id, None)
     trace_id, span_id = f"{span.trace_id:032x}", f"{span.span_id:016x}"
     if run is None:
         return Correlation(None, None, None, trace_id, span_id)

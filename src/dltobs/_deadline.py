@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import os
+import queue
+import sys
 import threading
 import time
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable
+
+_NO_THREADS_AT_EXIT = tuple(sys.version_info[:2]) == (3, 12)
+"""In an `atexit` function 3.12 starts no thread: https://github.com/python/cpython/issues/113964."""
 
 
 def run_within(timeout: float, *calls: Callable[[], object]) -> bool:
@@ -18,31 +24,67 @@ def run_within(timeout: float, *calls: Callable[[], object]) -> bool:
     Returns:
         Whether all calls ended in time, and none of them returned False or raised.
     """
-    results: list[bool] = []
-    threads = [_start(call, results) for call in calls]
+    started = [_Call(call) for call in calls]
     deadline = time.monotonic() + timeout
-    _join(threads, deadline)
-    return len(results) == len(calls) and all(results)
+    for call in started:
+        call.start()
+    for call in started:
+        call.done.wait(max(deadline - time.monotonic(), 0.0))
+    return all(call.done.is_set() and call.succeeded for call in started)
 
 
-def _start(call: Callable[[], object], results: list[bool]) -> threading.Thread | None:
-    def run() -> None:
+def reserve(count: int) -> None:
+    """See that `run_within` finds threads for `count` calls while the process exits."""
+    if _NO_THREADS_AT_EXIT:
+        _spare.grow(count)
+
+
+class _Call:
+    def __init__(self, call: Callable[[], object]) -> None:
+        self._call = call
+        self.done = threading.Event()
+        self.succeeded = False
+
+    def start(self) -> None:
         try:
-            results.append(call() is not False)
+            threading.Thread(target=self.run, name="dltobs-flush", daemon=True).start()
+        except RuntimeError:
+            if not _spare.take(self.run):
+                self.run()
+
+    def run(self) -> None:
+        try:
+            self.succeeded = self._call() is not False
         except Exception:  # noqa: BLE001 - the caller is told by the result
-            results.append(False)
-
-    thread = threading.Thread(target=run, name="dltobs-flush", daemon=True)
-    try:
-        thread.start()
-    except RuntimeError:
-        # some versions of Python start no thread any more while they exit
-        run()
-        return None
-    return thread
+            self.succeeded = False
+        finally:
+            self.done.set()
 
 
-def _join(threads: Iterable[threading.Thread | None], deadline: float) -> None:
-    for thread in threads:
-        if thread is not None:
-            thread.join(max(deadline - time.monotonic(), 0.0))
+class _SpareThreads:
+    """Threads that were started while it was possible, and wait for calls."""
+
+    def __init__(self) -> None:
+        self._calls: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
+        self._count = 0
+        self._process = os.getpid()
+
+    def grow(self, count: int) -> None:
+        if self._process != os.getpid():  # threads do not survive a fork
+            self.__init__()  # type: ignore[misc]
+        while self._count < count:
+            self._count += 1
+            threading.Thread(target=self._work, name="dltobs-spare", daemon=True).start()
+
+    def take(self, call: Callable[[], None]) -> bool:
+        if not self._count or self._process != os.getpid():
+            return False
+        self._calls.put(call)
+        return True
+
+    def _work(self) -> None:
+        while True:
+            self._calls.get()()
+
+
+_spare = _SpareThreads()

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
-import sys
 import sysconfig
 import traceback
 from functools import cache
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dltobs._events import ExceptionInfo, Frame
@@ -35,7 +35,7 @@ def text_of(value: object) -> str:
 
 
 def chain_of(error: BaseException) -> Iterator[BaseException]:
-    """The exception and those it came from, in the order in which Python would print them, reversed."""
+    """The exception, and those it came from, in the reverse of the order in which Python prints them."""
     seen: set[int] = set()
     current: BaseException | None = error
     while current is not None and id(current) not in seen and len(seen) < _MAX_CHAIN:
@@ -50,9 +50,9 @@ def chain_of(error: BaseException) -> Iterator[BaseException]:
 def root_cause(error: BaseException) -> BaseException:
     """The exception that says what really happened.
 
-    dlt's own wrappers are unwrapped (`PipelineStepFailed`, `ResourceExtractionError`, `LoadClientJobFailed`, …), and
-    beyond them only what somebody named the cause (`raise … from …`): the implicit context of a library's
-    exception is its inner working.
+    dlt's own wrappers are unwrapped (`PipelineStepFailed`, `ResourceExtractionError`, …), and beyond them
+    only what somebody named the cause (`raise … from …`): the implicit context of a library's exception is its
+    inner working.
     """
     seen: set[int] = set()
     while id(error) not in seen:
@@ -107,5 +107,6 @@ def _is_in_app(path: str) -> bool:
     if "site-packages" in parts or "dist-packages" in parts:
         return False
     folders = {sysconfig.get_paths()[name] for name in ("stdlib", "platstdlib")}
-    folders.add(os.path.join(sys.base_prefix, "lib", f"python{sys.version_info[0]}.{sys.version_info[1]}"))  # noqa: PTH118 - os.path is what the paths of frames are compared with
+    # a virtual environment names its own folder there, but runs the files of the interpreter it came from
+    folders.add(str(Path(os.__file__).parent))
     return not any(path.startswith(folder + os.sep) for folder in folders)

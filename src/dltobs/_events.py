@@ -21,7 +21,7 @@ KEEP = {"redact": False}
 """Metadata of a field that redaction leaves alone."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Run:
     """The identity of a run.
 
@@ -38,7 +38,7 @@ class Run:
     first_run: bool = field(default=False, metadata=KEEP)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Frame:
     """A frame of a stack trace: no locals, the source line as it stands in the file."""
 
@@ -50,23 +50,33 @@ class Frame:
     in_app: bool
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class ExceptionInfo:
     """One exception of a chain. `type` is its class name with the module, but for builtins."""
 
-    type: str
+    type: str = field(metadata=KEEP)
     message: str
     frames: tuple[Frame, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
+class FailedJob:
+    """A job that failed, with the message of the destination or the normalizer."""
+
+    job_id: str
+    table: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class Failure:
     """Why a step failed.
 
     `step` is the deepest step that failed: `extract`, `normalize`, `load`, `sync` or `run`. `chain`
     goes from the outermost exception to the one it began with; `error_type` and `message` are those of
     the root cause, which is not dlt's `PipelineStepFailed`. `terminal` follows dlt's own rule: a
-    `TerminalException` will not go away by a retry.
+    `TerminalException` will not go away by a retry. `job` is the one whose failure ended the step; dlt may
+    have queued it again.
     """
 
     step: str = field(metadata=KEEP)
@@ -77,21 +87,13 @@ class Failure:
     stacktrace: str
     resource: str | None = None
     table: str | None = None
+    job: FailedJob | None = None
     load_id: str | None = field(default=None, metadata=KEEP)
     has_pending_data: bool = False
     is_package_partially_loaded: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class FailedJob:
-    """A load job that failed for good, with the destination's message."""
-
-    job_id: str
-    table: str
-    message: str
-
-
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Package:
     """A load package as a step left it. `state` is dlt's: `extracted`, `normalized`, `loaded`, `aborted`."""
 
@@ -101,7 +103,7 @@ class Package:
     failed_jobs: tuple[FailedJob, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Table:
     """What a step wrote for a table. `internal`: one of dlt's own (`_dlt_loads`, …)."""
 
@@ -111,7 +113,7 @@ class Table:
     internal: bool
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class LogLine:
     """A log record of the run, its message rendered."""
 
@@ -121,7 +123,7 @@ class LogLine:
     message: str
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class RunStarted:
     """A run began. `step` is the method that was called: `run`, `extract`, `normalize` or `load`."""
 
@@ -130,7 +132,7 @@ class RunStarted:
     at: datetime
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class StepStarted:
     """A step of the run began. `depth` is 0 for the outermost one."""
 
@@ -140,7 +142,7 @@ class StepStarted:
     at: datetime
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class StepFinished:
     """A step of the run ended, well or badly.
 
@@ -166,11 +168,15 @@ class StepFinished:
 
     @property
     def failed_jobs(self) -> tuple[FailedJob, ...]:
-        """The failed jobs of all packages of the step."""
-        return tuple(job for package in self.packages for job in package.failed_jobs)
+        """The failed jobs of all packages, and the one that ended the step."""
+        jobs = [job for package in self.packages for job in package.failed_jobs]
+        ended = None if self.failure is None else self.failure.job
+        if ended is not None and all(job.job_id != ended.job_id for job in jobs):
+            jobs.append(ended)
+        return tuple(jobs)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class RunFinished:
     """A run ended.
 

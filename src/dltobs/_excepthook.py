@@ -6,22 +6,32 @@ import io
 import logging
 import sys
 import threading
+import traceback
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from dltobs._describe import text_of, type_name
 from dltobs._redaction import WITHHELD
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from types import TracebackType
 
     from dltobs._redaction import Redactor
+
+    ExcInfo = tuple[type[BaseException], BaseException, TracebackType | None]
+
+_PATIENCE = 5.0
+"""Seconds that a thread waits while the hooks of another thread are running."""
+
+_TELLING = 30
+"""Characters of an exception's text by which its printed form is recognised; more may be wrapped."""
 
 
 class ExceptHook:
     """Stands before `sys.excepthook` and `threading.excepthook`.
 
-    A hook that was there before is called as before, with `sys.stderr` swapped for a buffer: what it writes is
+    A hook that was there before is called as before, with stderr swapped for a buffer: what it writes is
     redacted on the way. Where it wrote the stack trace itself, as the ones of the interpreter do at the
     end of every chain, nothing is printed twice.
 
@@ -34,6 +44,7 @@ class ExceptHook:
         self._redactor = redactor
         self._formatter_now = formatter
         self._attached = False
+        self._turn = threading.RLock()
 
     def attach(self) -> None:
         """Put the hooks in place."""
@@ -77,72 +88,113 @@ class ExceptHook:
         )
 
     def _report(
-        self,
-        previous: Callable[[], object],
-        standard: Callable[[], object],
-        info: tuple[type[BaseException], BaseException, TracebackType | None],
-        thread: str,
+        self, previous: Callable[[], object], standard: Callable[[], object], info: ExcInfo, thread: str
     ) -> None:
-        if sys.stderr is None:  # pythonw, daemons
-            previous()
+        # one at a time, as stderr is swapped; a hook may be waiting for the thread that crashes now, though
+        if not self._turn.acquire(timeout=_PATIENCE):
+            self._print("", "", info, thread)
             return
-        written = _captured(previous)
-        trace = _captured(standard)
-        formatter = self._formatter_now()
-        if formatter is None:
-            self._write(self._clean(written if trace in written else f"{written}{trace}"))
-            return
-        # the hooks at the end of a chain print the trace, which the line already holds
-        rest = written.replace(trace, "").strip()
-        if rest:
-            self._write(_line(formatter, _record(rest, thread)))
-        self._write(_line(formatter, _uncaught_record(info, thread)))
-
-    def _clean(self, text: str) -> str:
+        written = trace = ""
         try:
-            return self._redactor.text(text)
-        except Exception:  # noqa: BLE001 - an error in the hook would print the exception unredacted
-            return f"{WITHHELD}\n"
+            with _captured_stderr() as take:
+                try:
+                    _call(previous)
+                finally:
+                    written = take()
+                    _call(standard)
+                    trace = take()
+        except Exception:  # noqa: BLE001, S110 - a stream of foreign code; what has been captured is printed
+            pass
+        finally:
+            # also where a hook ends the process by SystemExit
+            self._print(written, trace, info, thread)
+            self._turn.release()
 
-    def _write(self, text: str) -> None:
+    def _print(self, written: str, trace: str, info: ExcInfo, thread: str) -> None:
+        try:
+            text = self._rendered(written, trace, info, thread)
+        except Exception:  # noqa: BLE001 - an error in the hook would print the exception unredacted
+            text = f"{WITHHELD}\n"
         try:
             sys.stderr.write(text)
             sys.stderr.flush()
-        except Exception:  # noqa: BLE001, S110 - stderr is closed: there is nowhere left to say so
+        except Exception:  # noqa: BLE001, S110 - stderr is closed or None: there is nowhere left to say so
             pass
 
+    def _rendered(self, written: str, trace: str, info: ExcInfo, thread: str) -> str:
+        formatter = self._formatter_now()
+        if formatter is None:
+            # others print it in their own way: rich in a frame, logging under a message
+            trace = trace or "".join(traceback.format_exception(*info))
+            parts = ("Traceback", info[0].__name__, text_of(info[1])[:_TELLING])
+            has_trace = all(part in written for part in parts)
+            return self._redactor.text(written if has_trace else f"{written}{trace}")
+        # the hooks at the end of a chain print the trace, which the line already holds
+        rest = written.replace(trace, "").strip()
+        lines = [formatter.format(_record(rest, thread))] if rest else []
+        lines.append(formatter.format(_uncaught_record(info, thread)))
+        return "".join(f"{line}\n" for line in lines)
 
-def _line(formatter: logging.Formatter, record: logging.LogRecord) -> str:
+
+class _Bytes(io.BytesIO):
+    def close(self) -> None:
+        """Stay open: the interpreter prints the exception raw where stderr is closed."""
+
+
+class _Stream(io.TextIOWrapper):
+    def close(self) -> None:
+        """Stay open, likewise."""
+
+
+@contextmanager
+def _captured_stderr() -> Iterator[Callable[[], str]]:
+    """Swap stderr for a buffer, also under the handlers of `logging`; gives what takes the text out of it."""
+    buffer = _Bytes()
+    stream = _Stream(buffer, "utf-8", "backslashreplace", newline="", write_through=True)
+
+    def take() -> str:
+        text = buffer.getvalue().decode("utf-8", "replace")
+        buffer.seek(0)
+        buffer.truncate()
+        return text
+
+    before = getattr(sys, "stderr", None), sys.__stderr__
+    handlers = [(handler, handler.stream) for handler in _handlers_on(before)]
+    sys.stderr = sys.__stderr__ = stream  # type: ignore[misc]
     try:
-        return f"{formatter.format(record)}\n"
-    except Exception:  # noqa: BLE001 - an error in the hook would print the exception unredacted
-        return f"{WITHHELD}\n"
-
-
-def _captured(write: Callable[[], object]) -> str:
-    """What a function writes to stderr. Whatever it raises is lost, as the exception matters more."""
-    stderr, buffer = sys.stderr, _Buffer()
-    sys.stderr = buffer
-    try:
-        write()
-    except Exception:  # noqa: BLE001 - Python would print it together with the exception, unredacted
-        buffer.write(f"Error in a hook for uncaught exceptions: {_last_error()}\n")
+        for handler, _ in handlers:
+            handler.setStream(stream)
+        yield take
     finally:
-        if sys.stderr is buffer:
-            sys.stderr = stderr
-    return buffer.getvalue()
+        for handler, original in handlers:
+            if handler.stream is stream:
+                handler.setStream(original)
+        if sys.stderr is stream:
+            sys.stderr = before[0]
+        sys.__stderr__ = before[1]  # type: ignore[misc]
 
 
-class _Buffer(io.StringIO):
-    """A stderr that reports no file descriptor and no terminal."""
+def _handlers_on(streams: tuple[Any, ...]) -> list[logging.StreamHandler[Any]]:
+    """The handlers that write to one of these streams, which they have kept since they were made."""
+    known = [logging.root, *logging.Logger.manager.loggerDict.copy().values()]
+    handlers = {handler for logger in known for handler in getattr(logger, "handlers", ())}
+    return [
+        handler
+        for handler in handlers
+        if isinstance(handler, logging.StreamHandler)
+        and handler.stream is not None
+        and any(handler.stream is stream for stream in streams)
+    ]
 
-    encoding = "utf-8"
-    errors = "backslashreplace"
 
-
-def _last_error() -> str:
-    kind, error, _ = sys.exc_info()
-    return f"{kind.__name__ if kind else ''}: {text_of(error)}"
+def _call(hook: Callable[[], object]) -> None:
+    """Call a hook; what it raises is printed, and lost, as the exception matters more."""
+    try:
+        hook()
+    except Exception as error:  # noqa: BLE001 - Python would print it together with the exception, unredacted
+        sys.stderr.write(
+            f"Error in a hook for uncaught exceptions: {type_name(type(error))}: {text_of(error)}\n"
+        )
 
 
 def _record(message: str, thread: str) -> logging.LogRecord:
@@ -151,9 +203,8 @@ def _record(message: str, thread: str) -> logging.LogRecord:
     return record
 
 
-def _uncaught_record(info: Any, thread: str) -> logging.LogRecord:
-    kind, error, trace = info
-    last = trace
+def _uncaught_record(info: ExcInfo, thread: str) -> logging.LogRecord:
+    kind, error, last = info
     while last is not None and last.tb_next is not None:
         last = last.tb_next
     code = None if last is None else last.tb_frame.f_code
@@ -164,7 +215,7 @@ def _uncaught_record(info: Any, thread: str) -> logging.LogRecord:
         0 if last is None else last.tb_lineno,
         "Uncaught exception: %s: %s",
         (type_name(kind), text_of(error)),
-        (kind, error, trace),
+        info,
         "" if code is None else code.co_name,
     )
     record.threadName = thread

@@ -108,7 +108,8 @@ def path(value: object) -> Path:
 
 
 def names(value: object) -> tuple[str, ...]:
-    """Texts: a sequence, or one text with commas."""
+    """Texts: a sequence, a JSON list, or one text with commas."""
+    value = _from_json(value, list)
     if isinstance(value, str):
         return tuple(part.strip() for part in value.split(",") if part.strip())
     if isinstance(value, Sequence) and all(isinstance(item, str) for item in value):
@@ -117,7 +118,8 @@ def names(value: object) -> tuple[str, ...]:
 
 
 def pairs(value: object) -> dict[str, str]:
-    """Names with texts: a mapping, or `name=value` pairs with commas."""
+    """Names with texts: a mapping, a JSON object, or `name=value` pairs with commas."""
+    value = _from_json(value, dict)
     if isinstance(value, Mapping):
         if not all(isinstance(name, str) and name.strip() for name in value):
             raise ValueError
@@ -136,6 +138,7 @@ def pairs(value: object) -> dict[str, str]:
 
 def patterns(value: object) -> tuple[re.Pattern[str], ...]:
     """Regular expressions: a sequence, a JSON list, or one text with commas outside of any bracket."""
+    value = _from_json(value, list)
     if isinstance(value, str):
         value = _split_patterns(value)
     if not isinstance(value, Sequence):
@@ -158,13 +161,18 @@ def patterns(value: object) -> tuple[re.Pattern[str], ...]:
     return tuple(compiled)
 
 
-def _split_patterns(value: str) -> list[Any]:
+def _from_json(value: object, kind: type[list[Any] | dict[str, Any]]) -> object:
+    """What a text holds as JSON, if it is of that kind: the way in which dlt reads lists from variables."""
+    if not isinstance(value, str):
+        return value
     try:
         document = json.loads(value)
     except ValueError:
-        document = None
-    if isinstance(document, list):
-        return document
+        return value
+    return document if isinstance(document, kind) else value
+
+
+def _split_patterns(value: str) -> list[str]:
     parts, depth, escaped = [""], 0, False
     for character in value:
         if escaped:
@@ -187,8 +195,20 @@ def http_url(value: object) -> str:
     if not isinstance(value, str):
         raise ValueError  # noqa: TRY004 - one exception for every wrong value
     url = value.strip()
-    _host_of(url)
+    _check_url(url)
     return url
+
+
+def endpoint(protocol: str) -> Callable[[object], str]:
+    """The address of a collector: a URL; gRPC has `host:port` as well."""
+
+    def parse(value: object) -> str:
+        if protocol == "grpc" and isinstance(value, str) and "://" not in value and ":" in value:
+            _check_url(f"http://{value.strip()}")
+            return value.strip()
+        return http_url(value)
+
+    return parse
 
 
 def sentry_dsn(value: object) -> str:
@@ -196,7 +216,7 @@ def sentry_dsn(value: object) -> str:
     if not isinstance(value, str):
         raise ValueError  # noqa: TRY004 - one exception for every wrong value
     dsn = value.strip()
-    _host_of(dsn)
+    _check_url(dsn)
     parts = urlsplit(dsn)
     if not parts.username:
         message = "no public key before the @"
@@ -207,7 +227,7 @@ def sentry_dsn(value: object) -> str:
     return dsn
 
 
-def _host_of(url: str) -> None:
+def _check_url(url: str) -> None:
     try:
         parts = urlsplit(url)
         host, port = parts.hostname, parts.port

@@ -1,103 +1,121 @@
 """Secrets that are recognised by how they look or by the name they stand under.
 
-Each rule names literals that must occur before its expression is worth running; `Redactor` looks for
-all of them in the same pass that looks for the secret values.
+Each rule names literals one of which must occur before it is worth running; `Redactor` looks for all of
+them in the same pass that looks for the secret values. Every rule takes time linear in the text: repeats
+are bounded, and where an expression would have to go back it is a function.
 """
 
 from __future__ import annotations
 
+import base64
+import functools
 import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from dltobs._lazy import lazy
+from dltobs._urls import user_info
+
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
 MARKER = "***"
 """Stands where a secret stood. Shorter than any value that is searched for, so it can contain none."""
 
 _KEY_STEMS = (
-    "password",
-    "passwd",
-    "passphrase",
-    "pwd",
-    "secret",
-    "token",
-    r"api[_\-]?key",
-    r"access[_\-]?key",
-    r"account[_\-]?key",
-    r"private[_\-]?key",
-    r"signing[_\-]?key",
-    r"encryption[_\-]?key",
-    r"authorization",
-    r"x[_\-]auth",
-    "credential",
-    "cookie",
-    r"session[_\-]?id",
-    "signature",
-    r"connection[_\-]?string",
-    r"(?<![a-z])dsn",
-    r"incoming[_\-]?hook",
-    r"webhook[_\-]?url",
-)
-_KEY_LITERALS = (
-    "pass", "pwd", "secret", "token", "key", "author", "auth", "cred", "cookie", "session", "sign",
-    "connection", "dsn", "hook",
+    "password", "passwd", "passphrase", "pass", "pwd", "secret", "token", "credential", "cookie", "signature",
+    "authorization", "api_key", "access_key", "account_key", "private_key", "signing_key", "encryption_key",
+    "shared_key", "x_auth", "session_id", "connection_string", "dsn", "incoming_hook", "webhook_url",
 )  # fmt: skip
-_NUMERIC_KEYS = re.compile(r"(?:password|passwd|passphrase|pwd|secret|api[_\-]?key)$", re.IGNORECASE)
+"""A `_` may also be a `-`, or be left out."""
 
-_NOTHING = r"(?:None|null|NULL|true|false|True|False|\*\*\*)(?![\w])"
-_QUOTED = r"""(?P<quote>\\*["'])(?P<quoted>(?:(?!(?P=quote)).)*)(?P=quote)"""
-_BARE = r"""(?P<bare>(?:(?:bearer|basic|token|digest)\s+)?[^\s"'`,;&)}\]\\<>]+)"""
+_WHOLE_WORDS = {
+    "pass": r"(?<![a-z])pass(?![a-z])",
+    "dsn": r"(?<![a-z])dsn",
+    "token": r"(?<!unexpected )token",
+}
+_HARMLESS = lazy(
+    r"(?:(?<!hook)(?<!hook[_\-.])(?:url|uri|endpoint)|(?<=token)iz\w*"
+    r"|(?:type|file|path|name|count|length|size|limit|column|field|version|ttl|expir\w*|toml|policy)s?)$",
+    re.IGNORECASE,
+)
+"""What a name ends in that speaks of a secret without holding one: `token_url`, `secrets.toml`."""
+
+_PROSE = lazy(r"(?:credential|signature|(?<![a-z])pass(?![a-z]))", re.IGNORECASE)
+_NOT_PROSE = lazy(r".*\d|.{16}|.*://", re.DOTALL)
+_NUMERIC_KEYS = lazy(r"(?:password|passwd|passphrase|pwd|secret|api[_\-]?key)$", re.IGNORECASE)
+_NUMBER = lazy(r"[+\-]?\d[\d_.]*(?:e[+\-]?\d+)?", re.IGNORECASE)
+_NOTHING = frozenset({"none", "null", "true", "false", MARKER})
+_CODE = lazy(
+    r"(?:str|bytes|int|bool|float|Any|Optional|Union|TSecret\w*)(?:\[.*)?"
+    r"|(?:dlt\.(?:secrets|config)|os\.(?:environ|getenv)|self\.)[\w.\[(]*"
+)
+
+_FLAG = lazy(r"(?:^|[\s\"'\[(,])--[\w\-]*$")
+_QUOTE = lazy(r"""[bBrRuUfF]{0,2}(?P<slashes>\\{0,32})(?P<mark>["'`])""")
+_LIST = lazy(r"""[\[(]([^\[\](){}\n]{1,4000})[\])]""")
+_NOWHERE = (0, 0)
+_ODBC_NAMES = frozenset({"pwd", "password"})
+_BRACES = lazy(r"\{[^}\n]{0,128}(?:\}\}[^}\n]{0,128}){0,8}\}")
+_INSIDE = r"""[^\s"'`,;&)}\]\\<>]|\\(?!\\{0,8}[nrt"'])|[,;&](?![\s,;&]|\Z|[\w.\-]{1,64}\s?[=:])"""
+"""A separator belongs to a value where neither a space nor the next assignment follows."""
+
+_WORD = rf"""(?![({{\[,;&])(?:{_INSIDE})+"""
+_BARE = lazy(rf"(?:(?:bearer|basic|token|digest)[ \t]+)?{_WORD}", re.IGNORECASE)
+_HEADER = lazy(rf"(?:[a-z][\w\-]{{0,40}}[ \t]+)?{_WORD}", re.IGNORECASE)
+_COOKIES = lazy(r"""[^\r\n"'\\]+""")
 
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """A pattern and the literals without which it cannot match (in lower case)."""
+    """What takes the secrets of one kind out of a text, and the literals without which there is none."""
 
     literals: tuple[str, ...]
-    pattern: re.Pattern[str]
-    template: str
-
-    def apply(self, text: str) -> str:
-        """The text with each match replaced."""
-        return self.pattern.sub(self.template, text)
+    apply: Callable[[str], str]
 
 
-def _rule(literals: Iterable[str], pattern: str, template: str = MARKER, flags: int = re.IGNORECASE) -> Rule:
-    return Rule(tuple(literals), re.compile(pattern, flags), template)
+def _rule(
+    literals: Iterable[str],
+    pattern: str,
+    template: str | Callable[[re.Match[str]], str] = MARKER,
+    flags: int = 0,
+) -> Rule:
+    return Rule(tuple(literals), functools.partial(_substitute, lazy(pattern, flags), template))
 
 
-_URL_RULES = (
-    # everything up to the last @ before the path: passwords do contain unquoted @ and /
-    _rule(("://",), r"""(?<=://)[^\s/?#"'<>\\@]*(?:[^\s?#"'<>\\]*:[^\s"'<>\\]*?)?@(?=[\w\[])""", MARKER),
-    _rule(
-        ("?", "&"),
-        r"""([?&][\w.%\[\]\-]*(?:key|sig|auth|pass|pwd|token|secret|cred|session|sid|jwt|hmac|assertion)"""
-        r"""[\w.%\[\]\-]*=|[?&]code=)[^&#\s"'<>\\]+""",
-        rf"\1{MARKER}",
-    ),
-    _rule(("hooks.slack.com", "hooks.slack-gov.com"), r"(?<=/)(?:services|workflows|triggers)/[\w/+%\-]+"),
-    _rule(("/api/webhooks/",), r"(?<=/api/webhooks/)[\w/\-]+"),
-    _rule(("webhook.office.com",), r"(?<=webhook\.office\.com/)[^\s\"'<>\\]+"),
-)
-_TOKEN_RULES = (
-    _rule(("bearer",), r"(?<=bearer )\s*(?=[^\s\"'\\]*\d|[^\s\"'\\]{20})[\w\-.~+/]{6,}=*"),
-    _rule(("basic",), r"(?<=basic )\s*(?=[^\s\"'\\]*[\dA-Z=])(?-i:(?=\S*[A-Z\d=]))[\w\-+/]{8,}=*"),
-    _rule(("eyj",), r"\beyJ[\w\-]{8,}\.[\w\-]{4,}(?:\.[\w\-]*)*", flags=0),
-    _rule(
-        ("sk-", "ghp_", "gho_", "ghs_", "ghu_", "ghr_", "github_pat_", "glpat-", "xox", "akia", "asia", "aiza",
-         "dapi", "sk_live_", "rk_live_", "shpat_"),
-        r"\b(?:sk-[\w\-]{16,}|gh[pousr]_\w{20,}|github_pat_\w{20,}|glpat-[\w\-]{16,}|xox[abeoprs]-[\w\-]{8,}"
-        r"|(?:AKIA|ASIA)[0-9A-Z]{16}|AIza[\w\-]{35}|dapi[0-9a-f]{32}|[sr]k_live_\w{16,}|shpat_\w{16,})",
-        flags=0,
-    ),
-    _rule(
-        ("private key",),
-        r"(?<=PRIVATE KEY-----).*?(?=-----END|\Z)",
-        flags=re.DOTALL,
-    ),
-)  # fmt: skip
+def _substitute(
+    expression: re.Pattern[str], template: str | Callable[[re.Match[str]], str], text: str
+) -> str:
+    return expression.sub(template, text)
+
+
+def _cases(literal: str) -> set[str]:
+    """The ways in which a literal is usually written: upper, title and camel case, with `-`, without `_`."""
+    words = literal.lower().split("_")
+    camel = words[0] + "".join(map(str.capitalize, words[1:]))
+    cases = {literal, camel, camel[0].upper() + camel[1:]}
+    for separator in ("_", "-", ""):
+        word = separator.join(words)
+        cases.update((word, word.upper(), word.title(), word.capitalize()))
+    return cases
+
+
+def cut(text: str, spans: list[tuple[int, int]]) -> str:
+    """The text with overlapping and touching spans replaced by one marker each."""
+    if not spans:
+        return text
+    parts: list[str] = []
+    position = 0
+    spans = sorted(spans)
+    start, end = spans[0]
+    for next_start, next_end in spans[1:]:
+        if next_start <= end:
+            end = max(end, next_end)
+            continue
+        parts += text[position:start], MARKER
+        position, start, end = end, next_start, next_end
+    parts += text[position:start], MARKER, text[end:]
+    return "".join(parts)
 
 
 class KeyNames:
@@ -109,14 +127,21 @@ class KeyNames:
 
     def __init__(self, extra: Iterable[str] = ()) -> None:
         names = tuple(name.strip() for name in extra if name.strip())
-        stems = "|".join((*_KEY_STEMS, *(re.escape(name) for name in names)))
-        self._name = re.compile(stems, re.IGNORECASE)
-        self._extra = re.compile("|".join(re.escape(name) for name in names) or "(?!)", re.IGNORECASE)
-        self.rule = _rule(
-            (*_KEY_LITERALS, *(name.lower() for name in names)),
-            rf"""((?:{stems})[\w.\-]*\\*["'`]?\]?\s*(?::|=>?|:=)\s*)(?!{_NOTHING})(?:{_QUOTED}|{_BARE})""",
-            "",
+        stems = "|".join(
+            (
+                *map(re.escape, names),
+                *(_WHOLE_WORDS.get(stem, stem.replace("_", r"[_\-]?")) for stem in _KEY_STEMS),
+            )
         )
+        self._name = lazy(stems, re.IGNORECASE)
+        self._extra = lazy("|".join(map(re.escape, names)) or "(?!)", re.IGNORECASE)
+        self._assignment = lazy(
+            rf"""(?P<name>(?:{stems})[\w.\-]{{0,64}})"""
+            r"""\\{0,32}["'`]?\]?(?P<gap>\s{0,8}(?::=|=>|[:=])\s{0,8}|[ \t]{1,8})""",
+            re.IGNORECASE,
+        )
+        literals = {case for literal in (*_KEY_STEMS, *names) for case in _cases(literal)}
+        self.rule = Rule(tuple(sorted(literals)), self.apply)
 
     def covers(self, name: str, value: object) -> bool:
         """Whether `value`, found under `name`, is to be withheld.
@@ -125,20 +150,136 @@ class KeyNames:
         """
         if value is None or isinstance(value, bool):
             return False
+        if self._extra.search(name):
+            return True
         if isinstance(value, (int, float)):
-            return bool(_NUMERIC_KEYS.search(name) or self._extra.search(name))
-        return bool(self._name.search(name))
+            return bool(_NUMERIC_KEYS.search(name))
+        return bool(self._name.search(name)) and not _HARMLESS.search(name)
 
     def apply(self, text: str) -> str:
         """The text without the values that follow such a name: `password=…`, `"token": "…"`."""
-        return self.rule.pattern.sub(_withhold_value, text)
+        spans: list[tuple[int, int]] = []
+        cursor = 0
+        while match := self._assignment.search(text, cursor):
+            start, end = self._value(text, match)
+            if start < end:
+                spans.append((start, end))
+            cursor = max(end, match.end("name"))
+        return cut(text, spans)
+
+    def _value(self, text: str, match: re.Match[str]) -> tuple[int, int]:
+        """Where the value of an assignment stands; nowhere if it is no secret."""
+        name, start = match["name"], match.end()
+        before = text[max(0, match.start() - 66) : match.start()]
+        is_sql = name.isupper() and text.startswith("'", start)
+        is_assigned = not match["gap"].isspace() or is_sql or _FLAG.search(before)
+        if not is_assigned or not self.covers(name, ""):
+            return _NOWHERE
+        if quote := _QUOTE.match(text, start):
+            start, end = _quoted_value(text, quote)
+            is_name = quote["mark"] == "`" and not _NOT_PROSE.match(text, start, end)
+            return _NOWHERE if is_name else (start, end)
+        if several := _LIST.match(text, start):
+            has_text = "'" in several[1] or '"' in several[1]
+            return several.span(1) if has_text and not _PROSE.search(name) else _NOWHERE
+        if name.lower() in _ODBC_NAMES and (braced := _BRACES.match(text, start)) and ":" not in braced[0]:
+            return braced.span()
+        return self._bare_value(text, match)
+
+    def _bare_value(self, text: str, match: re.Match[str]) -> tuple[int, int]:
+        name, start = match["name"], match.end()
+        lower = name.lower()
+        if "cookie" in lower and ":" in match["gap"]:
+            expression = _COOKIES
+        else:
+            expression = _HEADER if "auth" in lower else _BARE
+        bare = expression.match(text, start)
+        if bare is None:
+            return _NOWHERE
+        value = bare[0]
+        is_harmless = (
+            value.rstrip(".").lower() in _NOTHING
+            or value.endswith(f" {MARKER}")
+            or (value == name and text[bare.end() : bare.end() + 1] in {",", ")"})
+            or _CODE.fullmatch(value)
+            or (_NUMBER.fullmatch(value) and not self.covers(name, 0))
+            or (_PROSE.search(name) and not _NOT_PROSE.match(value))
+        )
+        return _NOWHERE if is_harmless else bare.span()
 
 
-def _withhold_value(match: re.Match[str]) -> str:
-    quote = match["quote"]
-    if quote is not None:
-        return f"{match[1]}{quote}{MARKER if match['quoted'] else ''}{quote}"
-    return f"{match[1]}{MARKER}"
+def _quoted_value(text: str, quote: re.Match[str]) -> tuple[int, int]:
+    start = quote.end()
+    end = _closing(text, start, quote["slashes"], quote["mark"])
+    if end is not None:
+        return start, end
+    # cut off: what is left of it
+    bare = _BARE.match(text, start)
+    return (start, bare.end()) if bare else _NOWHERE
 
 
-PATTERN_RULES: tuple[Rule, ...] = (*_URL_RULES, *_TOKEN_RULES)
+def _closing(text: str, start: int, slashes: str, mark: str) -> int | None:
+    """Where the closing quote of a literal begins, on the same line.
+
+    Behind n backslashes an escape is n + 1 of them, so a quote that closes has n, or n and pairs of
+    escaped backslashes before it.
+    """
+    depth = len(slashes)
+    for candidate in re.compile(rf"(?<!\\)(\\*){mark}|\n").finditer(text, start):
+        if candidate[0] == "\n":
+            return None
+        count = len(candidate[1])
+        if count >= depth and (count - depth) % (2 * (depth + 1)) == 0:
+            return candidate.end() - 1 - depth
+    return None
+
+
+_QUERY_NAME = (
+    r"[\w.%\[\]\-]{0,64}?(?:(?:password|passwd|passphrase|secret|token|credential|signature|jwt|hmac|assertion"
+    r"|(?:api|app|access|account|auth|private|subscription|functions|license)[_\-]?key)[\w.%\[\]\-]{0,64}"
+    r"|(?<![a-z])(?:sig|auth|pass|pwd|session|session_?id|sid)|(?<=[?&])(?:code|key))"
+)
+_SLACK = (
+    r"(?:(?<=hooks\.slack\.com)|(?<=hooks\.slack-gov\.com))"
+    r"(\\?/(?:services|workflows|triggers)\\?/)[\w/+%\\\-]+"
+)
+
+
+def _without_basic(match: re.Match[str]) -> str:
+    """`Basic Authentication` is prose; what decodes to `user:password` is not."""
+    token = match[2].replace("-", "+").replace("_", "/")
+    try:
+        decoded = base64.b64decode(token + "=" * (-len(token) % 4))
+    except ValueError:
+        return match[0]
+    return match[1] + MARKER if b":" in decoded else match[0]
+
+
+PATTERN_RULES: tuple[Rule, ...] = (
+    Rule(("://",), lambda text: cut(text, user_info(text))),
+    _rule(("?", "&"), rf"([?&](?:{_QUERY_NAME})=)[^&#\s\"'<>\\]+", rf"\1{MARKER}", re.IGNORECASE),
+    _rule(("hooks.slack.com", "hooks.slack-gov.com"), _SLACK, rf"\1{MARKER}"),
+    _rule(("/api/webhooks/",), r"(?<=/api/webhooks/)[\w/\-]+"),
+    _rule(("webhook.office.com",), r"(?<=webhook\.office\.com/)[^\s\"'<>\\]+"),
+    _rule(
+        ("bearer", "Bearer", "BEARER"),
+        r"(?<=bearer)((?:[ \t]|%20|\+){1,8})(?=[^\s\"'\\]*\d|[^\s\"'\\]{20})[\w\-.~+/%]{6,}=*",
+        rf"\1{MARKER}",
+        re.IGNORECASE,
+    ),
+    _rule(("basic", "Basic", "BASIC"), r"(?i:(basic[ \t]{1,8}))([\w\-+/]{4,}={0,2})", _without_basic),
+    _rule(("eyJ",), r"(?<![\w\-.])eyJ[\w\-]{8,}\.[\w\-]{4,}(?:\.[\w\-]*)*"),
+    _rule(
+        ("sk-", "ghp_", "gho_", "ghs_", "ghu_", "ghr_", "github_pat_", "glpat-", "xox", "AKIA", "ASIA",
+         "AIza", "dapi", "sk_live_", "rk_live_", "shpat_", "hf_", "ya29."),
+        r"(?<![A-Za-z0-9])(?:sk-[\w\-]{16,}|gh[pousr]_\w{20,}|github_pat_\w{20,}|glpat-[\w\-]{16,}"
+        r"|xox[abeoprs]-[\w\-]{8,}|(?:AKIA|ASIA)[0-9A-Z]{16}(?![0-9A-Za-z])|AIza[\w\-]{35}|dapi[0-9a-f]{32}"
+        r"|[sr]k_live_\w{16,}|shpat_\w{16,}|hf_[A-Za-z0-9]{20,}|ya29\.[\w\-]{16,})",
+    ),
+    _rule(
+        ("PRIVATE KEY-----",),
+        r"(-----BEGIN [A-Z0-9 ]{0,24}PRIVATE KEY-----)(?:(?!-----END).)+",
+        rf"\1{MARKER}",
+        re.DOTALL,
+    ),
+)  # fmt: skip

@@ -6,27 +6,31 @@ importing the machinery that starts and stops everything.
 
 from __future__ import annotations
 
+import functools
 import threading
 from typing import TYPE_CHECKING
 
 from dltobs._redaction import Redactor
 
 if TYPE_CHECKING:
-    from dltobs._runtime import Runtime
+    from dltobs._setup import Setup
     from dltobs.sinks.delivery import Delivery
 
 lock = threading.RLock()
 """Held while the set-up changes."""
 
-runtime: Runtime | None = None
+runtime: Setup | None = None
 """What `configure()` has set up, until `shutdown()`."""
 
 deliveries: tuple[Delivery, ...] = ()
 """The counters of the last set-up; they outlive it, so that `status()` can tell how it ended."""
 
-_patterns_only = Redactor()
+
+@functools.cache
+def _patterns_only() -> Redactor:
+    return Redactor()
 
 
 def current_redactor() -> Redactor:
     """The redactor of the running set-up; before it, one that knows key names and patterns only."""
-    return _patterns_only if runtime is None else runtime.redactor
+    return _patterns_only() if runtime is None else runtime.redactor

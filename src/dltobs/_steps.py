@@ -94,7 +94,8 @@ def failure_of(step: str, error: BaseException, exception_traces: Any = None) ->
     is_wrapped = isinstance(error, PipelineStepFailed)
     outer: Any = error
     root = root_cause(error)
-    resource, table = _place_of(error, exception_traces)
+    job = _job_of(error)
+    resource, table = _place_of(error, job, exception_traces)
     return Failure(
         step=text_of(outer.step) if is_wrapped else step,
         error_type=type_name(type(root)),
@@ -104,29 +105,40 @@ def failure_of(step: str, error: BaseException, exception_traces: Any = None) ->
         stacktrace=stacktrace(error),
         resource=resource,
         table=table,
+        job=job,
         load_id=outer.load_id if is_wrapped else None,
         has_pending_data=is_wrapped and bool(outer.has_pending_data),
         is_package_partially_loaded=is_wrapped and bool(outer.is_package_partially_loaded),
     )
 
 
-def _place_of(error: BaseException, exception_traces: Any) -> tuple[str | None, str | None]:
-    """The resource and the table that an exception speaks of."""
+def _job_of(error: BaseException) -> FailedJob | None:
+    """The job that an exception speaks of, as dlt's `WithJobError` does."""
     from dlt.common.storages.load_package import ParsedLoadJobFileName
 
-    resource = table = None
+    for one in chain_of(error):
+        job_id = getattr(one, "job_id", None)
+        if not isinstance(job_id, str):
+            continue
+        try:
+            table = ParsedLoadJobFileName.parse(job_id).table_name
+        except Exception:  # noqa: BLE001 - job ids of other forms begin with the table, too
+            table = job_id.split(".", 1)[0]
+        return FailedJob(job_id, table, text_of(getattr(one, "failed_message", None) or one))
+    return None
+
+
+def _place_of(
+    error: BaseException, job: FailedJob | None, exception_traces: Any
+) -> tuple[str | None, str | None]:
+    """The resource and the table that an exception speaks of."""
+    resource = None
+    table = None if job is None else job.table
     for one in chain_of(error):
         resource = resource or getattr(one, "pipe_name", None)
         table = table or getattr(one, "table_name", None)
-        job_id = getattr(one, "job_id", None)
-        if table is None and isinstance(job_id, str):
-            try:
-                table = ParsedLoadJobFileName.parse(job_id).table_name
-            except Exception:  # noqa: BLE001 - a job id of another form names no table
-                table = job_id.split(".", 1)[0] or None
-    if resource is None:
-        for trace in exception_traces or ():
-            resource = resource or trace.get("resource_name")
+    for trace in exception_traces or ():
+        resource = resource or trace.get("resource_name")
     return (
         None if resource is None else text_of(resource),
         None if table is None else text_of(table),

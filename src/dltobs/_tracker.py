@@ -10,17 +10,19 @@ import sys
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from dltobs._context import RunContext, current_correlation, current_run
+from dltobs._describe import chain_of, text_of, type_name
 from dltobs._events import (
+    Failure,
     Outcome,
     RunFinished,
     RunStarted,
     StepFinished,
     StepStarted,
 )
-from dltobs._steps import detail_of, failure_of, pending_packages_of, run_of
+from dltobs._steps import StepDetail, detail_of, failure_of, pending_packages_of, run_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -33,6 +35,8 @@ if TYPE_CHECKING:
     from dltobs._events import Run
     from dltobs._warnings import Warner
     from dltobs.logs.handlers import RecentLines
+
+T = TypeVar("T")
 
 _inside: ContextVar[bool] = ContextVar("dltobs_inside_hook", default=False)
 """True while a hook of ours is on: a pipeline that a sink runs is not observed."""
@@ -56,7 +60,7 @@ class _Run:
     steps: list[_Step] = field(default_factory=list)
     finished: list[StepFinished] = field(default_factory=list)
     failed: StepFinished | None = None
-    reported: BaseException | None = None
+    error: BaseException | None = None
 
 
 class Tracker:
@@ -83,7 +87,7 @@ class Tracker:
         self._runs: dict[str, _Run] = {}
 
     def __repr__(self) -> str:
-        """dlt names its tracking modules in warnings."""
+        """Name us as dlt does in its warnings on tracking modules."""
         return "<dltobs>"
 
     def attach(self) -> None:
@@ -113,7 +117,7 @@ class Tracker:
         step: PipelineStepTrace,
         pipeline: SupportsPipeline,
         step_info: Any,
-        send_state: bool,  # noqa: FBT001 - the signature is dlt's
+        send_state: bool,  # noqa: ARG002, FBT001 - the signature is dlt's
     ) -> None:
         """A step of it ends."""
         self._guarded(self._end_step, trace, step, pipeline, step_info)
@@ -122,7 +126,7 @@ class Tracker:
         self,
         trace: PipelineTrace,
         pipeline: SupportsPipeline,
-        send_state: bool,  # noqa: FBT001 - the signature is dlt's
+        send_state: bool,  # noqa: ARG002, FBT001 - the signature is dlt's
     ) -> None:
         """The run ends."""
         self._guarded(self._end_run, trace, pipeline)
@@ -154,6 +158,7 @@ class Tracker:
         if state is None:
             return
         started_at = datetime.now(timezone.utc)
+        self._update(state, trace, pipeline)
         token = current_run.set(RunContext(state.run.pipeline, step, trace.transaction_id))
         depth = len(state.steps)
         state.steps.append(_Step(step, started_at, token))
@@ -171,8 +176,7 @@ class Tracker:
             return
         step = state.steps.pop()
         try:
-            # destination and dataset may have been given to the step
-            state.run = run_of(trace, pipeline)
+            self._update(state, trace, pipeline)
             finished = self._step_finished(state, step, step_trace, step_info)
             state.finished.append(finished)
             self._dispatcher.emit(finished)
@@ -183,9 +187,9 @@ class Tracker:
         self, state: _Run, step: _Step, step_trace: PipelineStepTrace, step_info: Any
     ) -> StepFinished:
         correlation = current_correlation()
-        detail = detail_of(step.name, step_info)
+        detail = self._attempt(StepDetail(), lambda: detail_of(step.name, step_info))
         error = _live_error(state, step_trace)
-        failure = None if error is None else failure_of(step.name, error, step_trace.exception_traces)
+        failure = self._failure(state, step.name, error, step_trace)
         finished = StepFinished(
             run=state.run,
             step=step.name,
@@ -201,12 +205,36 @@ class Tracker:
             trace_id=(correlation and correlation.trace_id) or state.run.transaction_id,
             span_id=correlation and correlation.span_id,
         )
-        # inner steps end first: the first that fails is the deepest; another one after it is a failure anew
-        if failure is not None and (state.failed is None or error is not state.reported):
-            if state.failed is None or not _contains(error, state.reported):
-                state.failed = finished
-            state.reported = error
+        if failure is not None and (state.failed is None or failure is not state.failed.failure):
+            state.failed = finished
         return finished
+
+    def _failure(
+        self, state: _Run, step: str, error: BaseException | None, step_trace: PipelineStepTrace
+    ) -> Failure | None:
+        """The failure of a step; that of the inner step from which it came, where there is one.
+
+        Inner steps end first, so the first one that an exception passes is the deepest.
+        """
+        if error is None:
+            return None
+        if state.failed is not None and _contains(error, state.error):
+            return state.failed.failure
+        state.error = error
+        unknown = Failure(step, type_name(type(error)), text_of(error), False, (), "")  # noqa: FBT003
+        return self._attempt(unknown, lambda: failure_of(step, error, step_trace.exception_traces))
+
+    def _update(self, state: _Run, trace: PipelineTrace, pipeline: SupportsPipeline) -> None:
+        """Look at the identity again: destination and dataset may have been given to a step."""
+        state.run = self._attempt(state.run, lambda: run_of(trace, pipeline))
+
+    def _attempt(self, default: T, read: Callable[[], T]) -> T:
+        """What `read` gives; if dlt has changed what it reads, one warning and the default."""
+        try:
+            return read()
+        except Exception as error:  # noqa: BLE001 - an event with a part missing is better than none
+            self._warner.internal_error("tracker", error)
+            return default
 
     def _end_run(self, trace: PipelineTrace, pipeline: SupportsPipeline) -> None:
         state = self._runs.pop(trace.transaction_id, None)
@@ -222,21 +250,14 @@ class Tracker:
                     finished_at=trace.finished_at or datetime.now(timezone.utc),
                     steps=tuple(state.finished),
                     failed_step=state.failed,
-                    pending_packages=self._pending(state, pipeline),
+                    pending_packages=self._attempt((), lambda: pending_packages_of(pipeline))
+                    if state.failed
+                    else (),
                     log_lines=lines,
                 )
             )
         finally:
             _reset(state.token)
-
-    def _pending(self, state: _Run, pipeline: SupportsPipeline) -> tuple[str, ...]:
-        if state.failed is None:
-            return ()
-        try:
-            return pending_packages_of(pipeline)
-        except Exception as error:  # noqa: BLE001 - the report matters more than this part of it
-            self._warner.internal_error("pending packages", error)
-            return ()
 
 
 def _live_error(state: _Run, step_trace: PipelineStepTrace) -> BaseException | None:
@@ -251,15 +272,9 @@ def _live_error(state: _Run, step_trace: PipelineStepTrace) -> BaseException | N
     return None
 
 
-def _contains(error: BaseException | None, other: BaseException | None) -> bool:
+def _contains(error: BaseException, other: BaseException | None) -> bool:
     """Whether one exception was raised while or because the other was."""
-    seen: set[int] = set()
-    while error is not None and id(error) not in seen:
-        if error is other:
-            return True
-        seen.add(id(error))
-        error = error.__cause__ or error.__context__
-    return False
+    return any(one is other for one in chain_of(error))
 
 
 def _outcome(state: _Run) -> Outcome:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 from typing import TYPE_CHECKING
@@ -40,7 +41,8 @@ class Warner:
             if self._last.get(subject) == reason:
                 return
             self._last[subject] = reason
-        logger.warning("%s", self.clean(message))
+        with contextlib.suppress(Exception):  # somebody's handler may raise; there is nobody left to tell
+            logger.warning("%s", self.clean(message))
 
     def clean(self, text: str) -> str:
         """The text without secrets; `[withheld]` if redaction fails."""
@@ -58,4 +60,6 @@ class Warner:
         self.warn(
             subject,
             f"{subject}: {type(error).__name__}: {text_of(error)}{where}; the pipeline is not affected",
+            # the text may differ each time
+            reason=f"{type(error).__name__}{where}",
         )

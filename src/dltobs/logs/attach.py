@@ -1,27 +1,39 @@
 """Puts handlers on dlt's logger, whatever it is called, and keeps other people's things there as they are.
 
-dlt creates its logger late, more than once, and takes the first handler that it finds for its own: it replaces
-that handler's formatter, and under `RUNTIME__LOG_FORMAT=JSON` the formatter of every handler in the process.
-So the hook wraps the function that does this.
+dlt creates its logger late, more than once, and takes the first handler that it finds for its own: it
+replaces that handler's formatter, and under `RUNTIME__LOG_FORMAT=JSON` the formatter of every handler in the
+process. So the hook wraps the function that does this.
 """
 
 from __future__ import annotations
 
 import logging
-import sys
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+import threading
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
-from dltobs.logs.formatters import TEXT_FORMAT
+from dltobs.logs.dlts import Formatters, configured, current_logger, is_dlts_own
 from dltobs.logs.records import CorrelationFilter
+from dltobs.logs.text import TEXT_FORMAT
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from dltobs._warnings import Warner
 
     CreateLogger = Callable[[str, str, str, str, Mapping[str, str]], logging.Logger]
+    Call = tuple[str, str, str, str, Mapping[str, str]]
     HandlersFor = Callable[[str], Sequence[logging.Handler]]
+
+
+@dataclass
+class _Adopted:
+    """A logger with our handlers, and what it had before: the level, and handlers with their positions."""
+
+    logger: logging.Logger
+    level: int
+    handlers: Sequence[logging.Handler] = ()
+    replaced: list[tuple[int, logging.Handler]] = field(default_factory=list)
 
 
 class LoggerHook:
@@ -33,17 +45,17 @@ class LoggerHook:
 
     def __init__(self, warner: Warner) -> None:
         self.warner = warner
+        self._lock = threading.RLock()
         self._filter = CorrelationFilter()
         self._handlers_for: HandlersFor | None = None
-        self._handlers: Sequence[logging.Handler] = ()
         self._level: int | None = None
-        self._adopted: logging.Logger | None = None
-        self._replaced: list[logging.Handler] = []
-        self._applied_level: int | None = None
-        self._natural_level: int | None = None
+        self._adopted: _Adopted | None = None
+        self._was_attached = False
+        self._dlts_handlers: list[logging.Handler] = []
+        self._dlts_level: int | None = None
         self._original: CreateLogger | None = None
         self._wrapper: CreateLogger | None = None
-        self._last_call: tuple[Any, ...] | None = None
+        self._last_call: Call | None = None
 
     def install(self) -> None:
         """Wrap dlt's creation of its logger: from now on it spares what is not its own."""
@@ -56,143 +68,125 @@ class LoggerHook:
         ) -> logging.Logger:
             if self._wrapper is not _create_logger:  # detached, but somebody has wrapped us
                 return original(logger_name, level, fmt, component, version)
-            self._last_call = (logger_name, level, fmt, component, version)
-            return self._create(original, *self._last_call)
+            with self._lock:
+                return self._create(original, (logger_name, level, fmt, component, version))
 
         self._original, self._wrapper = original, _create_logger
-        dlt_logger._create_logger = _create_logger
+        vars(dlt_logger)["_create_logger"] = _create_logger
+        existing = current_logger()
+        if existing is not None:
+            self._dlts_level = configured()[1]
+            self._dlts_handlers = [handler for handler in existing.handlers if is_dlts_own(handler)]
 
     def attach(self, handlers_for: HandlersFor, level: int | None) -> None:
         """Put handlers on dlt's logger, now and whenever it is created again.
 
         Args:
             handlers_for: Gives the handlers for a log format of dlt's (`JSON` or a format string).
-            level: The level for the logger; None leaves it to dlt and the application.
+            level: The level for the logger, whoever else has set one; None leaves that to them.
         """
         self._handlers_for = handlers_for
         self._level = level
-        # a level set in our own configuration is meant, whoever else has set one before
-        if level is not None:
-            self._applied_level = _current_level()
+        self._was_attached = True
         self.refresh()
 
     def refresh(self) -> None:
-        """Look whether dlt logs through another logger now (Airflow swaps it), and follow."""
-        from dlt.common import logger as dlt_logger
-
-        current: logging.Logger | None = vars(dlt_logger)["LOGGER"]
-        if current is None or current is self._adopted or self._handlers_for is None:
-            return
-        self._release()
-        own = [handler for handler in current.handlers if _is_dlts_own(handler)]
-        fmt, dlts_level = _log_format_and_level()
-        if self._applied_level is None and current.level == dlts_level:
-            self._applied_level = dlts_level
-        self._adopt(current, own, fmt)
+        """Look whether dlt logs through another logger now (Airflow swaps it), and follow it."""
+        with self._lock:
+            current = current_logger()
+            if current is None or self._handlers_for is None:
+                return
+            if self._adopted is not None and self._adopted.logger is current:
+                # a `dictConfig` of the application may have taken them away
+                self._put_on(current, self._adopted.handlers)
+                return
+            self._release()
+            self._adopt(current, configured()[0])
 
     def detach(self) -> None:
         """Leave everything as dlt alone would have it."""
         from dlt.common import logger as dlt_logger
 
-        was_installed, self._wrapper = self._wrapper, None
-        if was_installed is not None and vars(dlt_logger)["_create_logger"] is was_installed:
-            dlt_logger._create_logger = self._original  # type: ignore[assignment]
-        attached = self._adopted is not None
-        self._release()
-        call = self._last_call
-        if not attached and self._original is not None and call is not None and call[2] == "JSON":
-            # nothing was set up after all: dlt's own JSON logging, which we had held back
-            dlt_logger.LOGGER = self._original(*call)
+        with self._lock:
+            wrapper, self._wrapper = self._wrapper, None
+            if wrapper is not None and vars(dlt_logger)["_create_logger"] is wrapper:
+                vars(dlt_logger)["_create_logger"] = self._original
+            self._handlers_for = None
+            self._release()
+            if self._original is None or self._last_call is None:
+                return
+            if not self._was_attached:
+                # nothing was set up after all, so nothing of what dlt does is held back
+                dlt_logger.LOGGER = self._original(*self._last_call)
+            elif self._last_call[2] == "JSON":
+                self._give_json_back(self._original, self._last_call)
 
-    def _create(
-        self,
-        original: CreateLogger,
-        logger_name: str,
-        level: str,
-        fmt: str,
-        component: str,
-        version: Mapping[str, str],
-    ) -> logging.Logger:
+    def _create(self, original: CreateLogger, call: Call) -> logging.Logger:
+        logger_name, level, fmt, component, version = call
+        self._last_call = call
         logger = logging.getLogger(None if logger_name == "root" else logger_name)
+        adopted = self._adopted
+        # somebody has set a level since we set ours
+        keep_level = adopted is not None and adopted.logger is logger and logger.level != self._level
+        self._release()
         level_before = logger.level
-        replaced_before = self._replaced if logger is self._adopted else []
-        self._release(restore=False)
-        formatters = [(handler, handler.formatter) for handler in logger.handlers]
+        formatters = Formatters(logger.handlers)
         created = original(logger_name, level, TEXT_FORMAT if fmt == "JSON" else fmt, component, version)
         try:
-            known = [handler for handler, _ in formatters]
-            own = [handler for handler in created.handlers if handler not in known]
-            for handler, formatter in formatters:
-                if handler.formatter is not formatter:
-                    handler.formatter = formatter
+            self._dlts_handlers += [handler for handler in created.handlers if handler not in formatters]
+            formatters.restore(but=self._dlts_handlers)
             # a level that neither dlt nor we had set is somebody's own, and stays
-            if level_before not in (logging.NOTSET, self._applied_level):
+            dlts_level, self._dlts_level = self._dlts_level, created.level
+            if level_before not in (logging.NOTSET, dlts_level):
                 created.setLevel(level_before)
-            else:
-                self._applied_level = created.level
-            if self._handlers_for is None:
-                self._replaced = replaced_before
-            else:
-                self._adopt(created, own, fmt)
+            if self._handlers_for is not None:
+                self._adopt(created, fmt, keep_level=keep_level)
         except Exception as error:  # noqa: BLE001 - dlt must get its logger
             self.warner.internal_error("logs", error)
         return created
 
-    def _adopt(self, logger: logging.Logger, own: Sequence[logging.Handler], fmt: str) -> None:
+    def _adopt(self, logger: logging.Logger, fmt: str, *, keep_level: bool = False) -> None:
         assert self._handlers_for is not None  # noqa: S101 - both callers have looked
-        if self._level is not None and logger.level in (self._applied_level, logging.NOTSET):
-            self._natural_level = logger.level
-            logger.setLevel(self._level)
-            self._applied_level = self._level
         # without any handler, logging's last resort would print warnings, unredacted
-        self._handlers = self._handlers_for(fmt) or (logging.NullHandler(),)
-        for handler in own:
-            logger.removeHandler(handler)
-        self._replaced = list(own)
+        handlers = self._handlers_for(fmt) or (logging.NullHandler(),)
+        self._adopted = adopted = _Adopted(logger, logger.level, handlers)
+        for position, handler in enumerate(logger.handlers[:]):
+            if handler in self._dlts_handlers or is_dlts_own(handler):
+                adopted.replaced.append((position, handler))
+                logger.removeHandler(handler)
+        if self._level is not None and not keep_level:
+            logger.setLevel(self._level)
+        self._put_on(logger, handlers)
+
+    def _put_on(self, logger: logging.Logger, handlers: Sequence[logging.Handler]) -> None:
         logger.addFilter(self._filter)
-        for handler in self._handlers:
+        for handler in handlers:
             logger.addHandler(handler)
-        self._adopted = logger
+            if logger is logging.root:
+                # our own warnings get there by themselves
+                logging.getLogger("dltobs").removeHandler(handler)
 
-    def _release(self, *, restore: bool = True) -> None:
-        logger, self._adopted = self._adopted, None
-        if logger is None:
+    def _release(self) -> None:
+        adopted, self._adopted = self._adopted, None
+        if adopted is None:
             return
+        logger = adopted.logger
         logger.removeFilter(self._filter)
-        for handler in self._handlers:
+        for handler in adopted.handlers:
             logger.removeHandler(handler)
-        if restore:
-            for handler in self._replaced:
-                logger.addHandler(handler)
-            if self._natural_level is not None and logger.level == self._level:
-                logger.setLevel(self._natural_level)
-            self._natural_level = None
-        self._replaced = []
+        for position, handler in adopted.replaced:
+            if handler not in logger.handlers:
+                # where it was: dlt takes the first one for its own
+                logger.handlers.insert(position, handler)
+        if self._level is not None and logger.level == self._level:
+            logger.setLevel(adopted.level)
 
-
-def _is_dlts_own(handler: logging.Handler) -> bool:
-    """Whether dlt made this handler: a plain one that bears a formatter of dlt's, and is not on stdout."""
-    return (
-        type(handler) is logging.StreamHandler
-        and handler.stream not in (sys.stdout, sys.__stdout__)
-        and type(handler.formatter).__module__ in {"dlt.common.logger", "dlt.common.runtime.json_logging"}
-    )
-
-
-def _current_level() -> int | None:
-    from dlt.common import logger as dlt_logger
-
-    current: logging.Logger | None = vars(dlt_logger)["LOGGER"]
-    return None if current is None else current.level
-
-
-def _log_format_and_level() -> tuple[str, int | None]:
-    """What dlt is configured to, once its runtime is up."""
-    from dlt.common.configuration.container import Container
-    from dlt.common.configuration.specs.pluggable_run_context import PluggableRunContext
-
-    config = Container()[PluggableRunContext].context.runtime_config
-    if config is None:
-        return TEXT_FORMAT, None
-    level = logging.getLevelName(config.log_level)
-    return config.log_format, level if isinstance(level, int) else None
+    def _give_json_back(self, original: CreateLogger, call: Call) -> None:
+        """Have dlt give its own handler the JSON formatter that we had held back, and no other one."""
+        logger = current_logger()
+        if logger is None or not any(handler in self._dlts_handlers for handler in logger.handlers):
+            return
+        level, formatters = logger.level, Formatters.of_all_loggers()
+        original(*call)
+        formatters.restore(but=self._dlts_handlers)
+        logger.setLevel(level)

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from dltobs.exceptions import ConfigurationError
-from dltobs.logs.formatters import TEXT_FORMAT, JsonFormatter, TextFormatter
+from dltobs.logs.formatters import JsonFormatter
+from dltobs.logs.text import TEXT_FORMAT, TextFormatter
 
 if TYPE_CHECKING:
     import logging

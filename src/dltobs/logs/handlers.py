@@ -11,62 +11,97 @@ from typing import TYPE_CHECKING
 
 from concurrent_log_handler import ConcurrentRotatingFileHandler
 
+from dltobs import _state
 from dltobs._events import LogLine
+from dltobs._warnings import Warner
+from dltobs.logs.formatters import JsonFormatter
+from dltobs.logs.plain import to_ascii
 from dltobs.logs.records import correlation_of, message_of
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from dltobs._warnings import Warner
-
 _FILE_MODE = 0o600
 _LINES_OF_A_RUN = 50
 
 
-class _Handler(logging.Handler):
-    """What our handlers have in common.
+class SafeHandler(logging.Handler):
+    """A handler whose errors are one warning.
 
-    The formatter is fixed: dlt and `json_logging` assign one of their own to every handler they meet. What goes
-    wrong is one warning: `logging` would print the record to stderr, with its message and arguments,
-    unredacted.
+    `logging` would print the record to stderr, with its message and arguments, unredacted.
+
+    Args:
+        warner: Told of errors; by default the one of the running `dltobs.configure()`.
     """
 
     subject = "log"
-    _fixed_formatter: logging.Formatter
-    _warner: Warner | None
 
-    def format(self, record: logging.LogRecord) -> str:
-        """Format with our own formatter, whatever has been assigned to the handler."""
-        return self._fixed_formatter.format(record)
+    def __init__(self, warner: Warner | None = None) -> None:
+        super().__init__()
+        self._warner = warner
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - the name is logging's
         """Warn once."""
         error = sys.exc_info()[1]
         # a warning of ours that cannot be written must not become another one
-        if error is not None and self._warner is not None and record.name != "dltobs":
-            self._warner.internal_error(self.subject, error)
+        if error is not None and record.name != "dltobs":
+            (self._warner or _current_warner()).internal_error(self.subject, error)
 
 
-class ConsoleHandler(_Handler):
+class _FormattingHandler(SafeHandler):
+    """A handler whose formatter stays: dlt assigns one of its own to the handlers that it meets."""
+
+    _fixed_formatter: logging.Formatter
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Format with our own formatter, whatever has been assigned to the handler."""
+        return self._fixed_formatter.format(record)
+
+
+class ConsoleHandler(_FormattingHandler):
     """Writes to what `sys.stderr` is at the time of the record, as `logging.lastResort` does."""
 
     subject = "console log"
 
     def __init__(self, formatter: logging.Formatter, warner: Warner | None = None) -> None:
-        super().__init__()
+        super().__init__(warner)
         self._fixed_formatter = formatter
-        self._warner = warner
+        self._writing_to: object = None
+        self._loop: object = None
 
     def emit(self, record: logging.LogRecord) -> None:
         """Write the line in one piece."""
+        stderr = sys.stderr
+        if stderr is None or stderr is self._loop:
+            return
+        if stderr is self._writing_to:
+            # what we write comes back to us: Airflow turns stderr into records of the task's logger
+            self._loop = stderr
+            return
+        self._writing_to = stderr
         try:
-            sys.stderr.write(self.format(record) + "\n")
-            sys.stderr.flush()
+            stderr.write(self._encodable(f"{self.format(record)}\n", getattr(stderr, "encoding", None)))
+            stderr.flush()
         except Exception:  # noqa: BLE001 - logging's own rule: a handler does not raise
             self.handleError(record)
+        finally:
+            self._writing_to = None
+
+    def _encodable(self, line: str, encoding: str | None) -> str:
+        if line.isascii():
+            return line
+        encoding = encoding or "utf-8"
+        try:
+            line.encode(encoding)
+        except UnicodeEncodeError:
+            # stderr itself would write \xe9, which is no escape in JSON
+            if isinstance(self._fixed_formatter, JsonFormatter):
+                return to_ascii(line)
+            return line.encode(encoding, "backslashreplace").decode(encoding)
+        return line
 
 
-class FileHandler(_Handler, ConcurrentRotatingFileHandler):
+class FileHandler(_FormattingHandler, ConcurrentRotatingFileHandler):
     """A rotating file, readable by its owner only, into which several processes may write."""
 
     subject = "log file"
@@ -99,13 +134,18 @@ class FileHandler(_Handler, ConcurrentRotatingFileHandler):
         Raises:
             OSError: The path cannot be written.
         """
-        with open(self.baseFilename, "a", encoding="utf-8", opener=_private):  # noqa: PTH123 - Path.open takes no opener
-            pass
-        with open(self.lockFilename, "a", encoding="utf-8", opener=_private):  # noqa: PTH123
-            pass
+        for path in (self.baseFilename, self.lockFilename):
+            os.close(os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, _FILE_MODE))
+
+    def close(self) -> None:
+        """Close the file and its lock; what cannot be written any more is a warning, too."""
+        try:
+            super().close()
+        except OSError as error:
+            (self._warner or _current_warner()).internal_error(self.subject, error)
 
 
-class RecentLines(_Handler):
+class RecentLines(SafeHandler):
     """Remembers the last records of each run that is on, for the report of a failure.
 
     The lines are as they were logged: they pass the redactor with the event that carries them.
@@ -114,8 +154,7 @@ class RecentLines(_Handler):
     subject = "log memory"
 
     def __init__(self, warner: Warner | None = None) -> None:
-        super().__init__()
-        self._warner = warner
+        super().__init__(warner)
         self._lines: dict[str, collections.deque[LogLine]] = {}
 
     def begin(self, transaction_id: str) -> None:
@@ -140,5 +179,9 @@ class RecentLines(_Handler):
             self.handleError(record)
 
 
-def _private(path: str, flags: int) -> int:
-    return os.open(path, flags, _FILE_MODE)
+def _current_warner() -> Warner:
+    running = _state.runtime
+    return _own_warner if running is None else running.warner
+
+
+_own_warner = Warner(_state.current_redactor())

@@ -42,6 +42,7 @@ class Delivery:
         self._status = BackendStatus()
         self._submitted = 0
         self._abandoned = False
+        self._told = 0
 
     @property
     def status(self) -> BackendStatus:
@@ -53,35 +54,67 @@ class Delivery:
         """Items submitted whose end is not known yet."""
         return self._submitted - self._status.delivered - self._status.dropped
 
+    @property
+    def is_abandoned(self) -> bool:
+        """Whether nothing is to be sent any more."""
+        return self._abandoned
+
+    def everything_delivered(self) -> bool:
+        """Whether nothing is pending, and nothing was lost since this was asked before."""
+        with self._lock:
+            before, self._told = self._told, self._status.dropped
+            return self.pending == 0 and self._told == before
+
     def submitted(self, count: int) -> None:
         """`count` items have been handed over to be sent."""
         with self._lock:
             self._submitted += count
 
-    def abandon(self, reason: str) -> None:
-        """What is still pending will not be sent any more; a late answer changes nothing."""
-        self.dropped(self.pending, self._status.last_error or reason)
-        self._abandoned = True
-
     def delivered(self, count: int) -> None:
         """The back end has acknowledged `count` items."""
-        if self._abandoned:
-            return
         with self._lock:
-            old = self._status
-            self._status = BackendStatus(old.delivered + count, old.dropped, old.last_error)
+            if not self._abandoned:
+                old = self._status
+                self._status = BackendStatus(old.delivered + count, old.dropped, old.last_error)
 
     def dropped(self, count: int, reason: str) -> None:
         """`count` items are lost. `reason` must be the same text for the same trouble."""
-        if count <= 0 or self._abandoned:
-            return
         reason = self._warner.clean(reason)
         with self._lock:
+            if self._abandoned:
+                return
+            self._drop(count, reason)
+        self._warn(count, reason)
+
+    def abandon(self, reason: str) -> None:
+        """What is still pending will not be sent any more; a late answer changes nothing."""
+        reason = self._warner.clean(reason)
+        with self._lock:
+            if self._abandoned:
+                return
+            self._abandoned = True
+            count = self.pending
+            self._drop(count, reason)
+        self._warn(count, reason)
+
+    def forget(self) -> None:
+        """Begin anew, in a forked child: what is under way is the parent's."""
+        self._lock = threading.Lock()
+        self._status = BackendStatus()
+        self._submitted = self._told = 0
+
+    def _drop(self, count: int, reason: str) -> None:
+        if count > 0:
             old = self._status
             self._status = BackendStatus(old.delivered, old.dropped + count, reason)
-        self._warner.warn(
-            self.name, f"{self.name}: {count} {self._items} could not be delivered: {reason}", reason=reason
-        )
+
+    def _warn(self, count: int, reason: str) -> None:
+        if count > 0:
+            self._warner.warn(
+                self.name,
+                f"{self.name}: {count} {self._items} could not be delivered: {reason}",
+                reason=reason,
+            )
 
 
 def reason_of(error: BaseException) -> str:

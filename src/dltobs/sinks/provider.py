@@ -6,27 +6,30 @@ processors behind it.
 
 from __future__ import annotations
 
+import os
 import sys
 from contextvars import ContextVar
 from typing import TYPE_CHECKING
 
 from opentelemetry import trace
+from opentelemetry.sdk.environment_variables import (
+    OTEL_BSP_MAX_EXPORT_BATCH_SIZE,
+    OTEL_BSP_MAX_QUEUE_SIZE,
+    OTEL_BSP_SCHEDULE_DELAY,
+)
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import ReadableSpan, Span, SpanProcessor, TracerProvider
-from opentelemetry.sdk.trace.export import BatchSpanProcessor
+from opentelemetry.sdk.trace.export import BatchSpanProcessor, ConsoleSpanExporter
 from opentelemetry.sdk.trace.id_generator import RandomIdGenerator
 
 from dltobs._deadline import run_within
 from dltobs._version import __version__
-from dltobs.sinks.exporters import (
-    Answer,
-    ListeningSession,
-    RedactingExporter,
-    stop_listening,
-)
+from dltobs.exceptions import ConfigurationError
+from dltobs.sinks.answers import Ear, ListeningSession, listening, stop_listening
+from dltobs.sinks.exporters import SCOPE, RedactingExporter
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Mapping
 
     from opentelemetry.context import Context
     from opentelemetry.sdk.trace.export import SpanExporter
@@ -34,9 +37,6 @@ if TYPE_CHECKING:
     from dltobs._redaction import Redactor
     from dltobs._settings import Settings
     from dltobs.sinks.delivery import Delivery
-
-_CLOSING_TIMEOUT = 0.3
-"""Seconds for an exporter that has been told to give up."""
 
 next_trace_id: ContextVar[int | None] = ContextVar("dltobs_next_trace_id", default=None)
 """The trace id for the root span that is being started: dlt's transaction id."""
@@ -73,7 +73,9 @@ class SwitchableProcessor(SpanProcessor):
 
     def force_flush(self, timeout_millis: int = 30000) -> bool:
         """Export what is queued."""
-        return all([processor.force_flush(timeout_millis) for processor in self.processors])
+        # each is flushed, also after one that failed
+        done = [processor.force_flush(timeout_millis) for processor in self.processors]
+        return all(done)
 
 
 class OwnTracerProvider(TracerProvider):
@@ -86,65 +88,104 @@ class OwnTracerProvider(TracerProvider):
 
 
 class CountingProcessor(BatchSpanProcessor):
-    """OpenTelemetry's batch processor, which drops in silence, with a count of what it was given."""
+    """OpenTelemetry's batch processor, which drops in silence, with a count of what became of each span.
+
+    Where the queue is full, spans of other libraries are refused before our own: the run's root ends last.
+    """
 
     def __init__(self, exporter: RedactingExporter, delivery: Delivery) -> None:
-        super().__init__(exporter)
+        self._limit = _number(OTEL_BSP_MAX_QUEUE_SIZE, 2048)
+        super().__init__(
+            exporter,
+            max_queue_size=2 * self._limit,
+            schedule_delay_millis=_number(OTEL_BSP_SCHEDULE_DELAY, 5000),
+            max_export_batch_size=min(_number(OTEL_BSP_MAX_EXPORT_BATCH_SIZE, 512), self._limit),
+        )
         self._redacting = exporter
         self._delivery = delivery
 
     def on_end(self, span: ReadableSpan) -> None:
-        """Queue a sampled span."""
-        if span.context is not None and span.context.trace_flags.sampled:
-            self._delivery.submitted(1)
-        super().on_end(span)
+        """Queue a sampled span, if there is room."""
+        if span.context is None or not span.context.trace_flags.sampled:
+            return
+        scope = span.instrumentation_scope
+        is_ours = scope is not None and scope.name == SCOPE
+        room = 2 * self._limit if is_ours else self._limit
+        # what is on the wire counts too, so the SDK's own queue, which forgets the oldest, is never full
+        is_full = self._delivery.pending >= room
+        self._delivery.submitted(1)
+        if is_full:
+            self._delivery.dropped(1, "queue full")
+        else:
+            super().on_end(span)
 
-    def flush_within(self, timeout: float) -> bool:
-        """Export what is queued; the processor's own flush knows no time-out."""
-        return run_within(timeout, self.force_flush) and self._delivery.pending == 0
+    def flush(self) -> bool:
+        """Export what is queued. True: everything was delivered. The caller bounds the time."""
+        self.force_flush()
+        return self._delivery.everything_delivered()
 
-    def close_within(self, timeout: float) -> None:
-        """End the exporter and its retries, then count what is left as lost."""
+    def close(self) -> None:
+        """End the exporter and its retries; what is left is lost."""
         self._redacting.shutdown()
-        run_within(timeout, self.shutdown)
-        self._redacting.abandon()
+        self.shutdown()  # type: ignore[no-untyped-call]  # the SDK's
 
 
 class OwnTracing:
-    """Our processors behind the global provider, from the first run until `close()`.
+    """Our processors behind the global provider: `install()` at the first run, `close()` in the end.
 
     Args:
         settings: Say which exporters.
         redactor: For everything that is exported.
         deliveries: The counters by exporter.
+
+    Raises:
+        ConfigurationError: The exporter refuses its settings, which it reads from `OTEL_*`.
     """
 
     def __init__(self, settings: Settings, redactor: Redactor, deliveries: Mapping[str, Delivery]) -> None:
+        self._resource = _resource(settings)
+        self._processors: tuple[CountingProcessor, ...] = ()
+        self._exporters = {
+            deliveries[name]: RedactingExporter(exporter, redactor, deliveries[name], self._resource, ear)
+            for name in settings.trace_exporters
+            for exporter, ear in (_checked_exporter(name, settings, redactor),)
+        }
+
+    def install(self) -> TracerProvider:
+        """Set the global provider, if it is not ours already, and put the processors behind it."""
         provider = trace.get_tracer_provider()
         if not isinstance(provider, OwnTracerProvider):
-            provider = OwnTracerProvider(_resource(settings))
+            provider = OwnTracerProvider(self._resource)
             trace.set_tracer_provider(provider)
-        self.provider = provider
         self._processors = tuple(
-            CountingProcessor(
-                RedactingExporter(exporter, redactor, deliveries[name], last_answer), deliveries[name]
-            )
-            for name in settings.trace_exporters
-            for exporter, last_answer in (_exporter(name, settings),)
+            CountingProcessor(exporter, delivery) for delivery, exporter in self._exporters.items()
         )
         provider.switch.processors = self._processors
+        return provider
 
     def flush(self, timeout: float) -> bool:
         """Export what is queued, within `timeout` seconds. True: everything was delivered."""
-        return all([processor.flush_within(timeout) for processor in self._processors])
+        return run_within(timeout, *(processor.flush for processor in self._processors))
 
     def close(self) -> None:
         """Take the processors away; what is still queued is counted as lost."""
-        if self.provider.switch.processors is self._processors:
-            self.provider.switch.processors = ()
+        provider = trace.get_tracer_provider()
+        if isinstance(provider, OwnTracerProvider) and provider.switch.processors is self._processors:
+            provider.switch.processors = ()
+        for exporter in self._exporters.values():
+            exporter.shutdown()
         for processor in self._processors:
-            processor.close_within(_CLOSING_TIMEOUT)
+            processor.close()
         stop_listening()
+
+
+def _number(variable: str, default: int) -> int:
+    """A variable of the batch processor, which raises for some wrong values and logs others."""
+    try:
+        number = int(os.environ.get(variable, ""))
+    except ValueError:
+        return default
+    return number if number > 0 else default
 
 
 def _resource(settings: Settings) -> Resource:
@@ -159,23 +200,42 @@ def _resource(settings: Settings) -> Resource:
     return Resource.create(attributes)
 
 
-def _exporter(name: str, settings: Settings) -> tuple[SpanExporter, Callable[[], Answer]]:
-    """An exporter and its ear. Headers, TLS, compression and time-out are read from `OTEL_*` by the exporter."""
-    if name == "console":
-        from opentelemetry.sdk.trace.export import ConsoleSpanExporter
+def _checked_exporter(name: str, settings: Settings, redactor: Redactor) -> tuple[SpanExporter, Ear]:
+    """An exporter and its ear. What it only logs while it is made would go wrong at each export."""
+    ear = Ear()
+    problem = None
+    try:
+        with listening(ear):
+            exporter = _exporter(name, settings, ear)
+    except Exception as error:  # noqa: BLE001 - whatever it is, it is a setting that it refuses
+        problem = f"{type(error).__name__}: {error}"
+    else:
+        if not ear.complaints:
+            return exporter, ear
+    for complaint in ear.complaints:
+        is_headers = complaint.name == "opentelemetry.util.re"  # it shows the header with its value
+        problem = problem or ("the headers cannot be read" if is_headers else complaint.getMessage())
+    raise ConfigurationError(
+        "otlp_endpoint" if name == "otlp" else "tracing",
+        source="environment variables OTEL_EXPORTER_OTLP_*",
+        problem=f"the exporter refuses them ({redactor.text(problem or '')})",
+        expected="values as in OpenTelemetry's specification; headers are name=value pairs, URL-encoded",
+    )
 
-        return ConsoleSpanExporter(out=sys.stdout), Answer
+
+def _exporter(name: str, settings: Settings, ear: Ear) -> SpanExporter:
+    """An exporter. Headers, TLS, compression and time-out are read from `OTEL_*` by itself."""
+    if name == "console":
+        return ConsoleSpanExporter(out=sys.stdout)
     if settings.otlp_protocol == "grpc":
         from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import (
             OTLPSpanExporter as GrpcExporter,
         )
 
-        return GrpcExporter(endpoint=settings.otlp_endpoint), Answer
+        return GrpcExporter(endpoint=settings.otlp_endpoint)
     from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 
-    session = ListeningSession()
-    exporter = OTLPSpanExporter(endpoint=_traces_url(settings.otlp_endpoint), session=session)
-    return exporter, lambda: session.answer
+    return OTLPSpanExporter(endpoint=_traces_url(settings.otlp_endpoint), session=ListeningSession(ear))
 
 
 def _traces_url(endpoint: str | None) -> str | None:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import threading
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from opentelemetry import context, trace
-from opentelemetry.trace import ProxyTracerProvider, Span, SpanKind, Status, StatusCode, Tracer
+from opentelemetry.trace import Span, SpanKind, Status, StatusCode, Tracer
 
 from dltobs._events import RunFinished, RunStarted, StepFinished, StepStarted
+from dltobs._settings import application_has_provider
 from dltobs._version import __version__
 
 if TYPE_CHECKING:
@@ -17,6 +19,7 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from opentelemetry.context import Context
+    from opentelemetry.trace import TracerProvider
 
     from dltobs._events import Event, Failure, Run
     from dltobs._redaction import Redactor
@@ -25,6 +28,8 @@ if TYPE_CHECKING:
     from dltobs.sinks.provider import OwnTracing
 
 _DESCRIPTION_LENGTH = 1024
+_CLOSING_TIMEOUT = 0.3
+"""Seconds to export spans that the end of the set-up has ended."""
 
 
 @dataclass(slots=True)
@@ -51,15 +56,21 @@ class SpanSink:
         settings: Say whether and where to.
         redactor: For what our provider exports, whoever made it.
         deliveries: The counters by exporter.
+
+    Raises:
+        ConfigurationError: An exporter refuses its settings.
     """
 
     def __init__(self, settings: Settings, redactor: Redactor, deliveries: Mapping[str, Delivery]) -> None:
-        self._settings = settings
-        self._redactor = redactor
-        self._deliveries = deliveries
         self._tags = {f"dlt.tag.{name}": value for name, value in settings.tags.items()}
-        self._own: OwnTracing | None = None
         self._runs: dict[str, _OpenRun] = {}
+        self._lock = threading.Lock()
+        self._provider: TracerProvider | None = None
+        self._own: OwnTracing | None = None
+        if settings.builds_provider and not application_has_provider():
+            from dltobs.sinks.provider import OwnTracing
+
+            self._own = OwnTracing(settings, redactor, deliveries)
 
     def emit(self, event: Event) -> None:
         """Start or end a span."""
@@ -78,13 +89,15 @@ class SpanSink:
 
     def close(self) -> None:
         """End the spans that are still open, and take our processors away."""
-        for run in list(self._runs.values()):
+        runs = [self._runs.pop(key) for key in list(self._runs)]
+        for run in runs:
             for item in reversed(run.spans):
                 item.span.end()
             if run.root is not None:
                 run.root.end()
-        self._runs.clear()
         if self._own is not None:
+            if runs:
+                self._own.flush(_CLOSING_TIMEOUT)
             self._own.close()
 
     def _start_run(self, event: RunStarted) -> None:
@@ -93,17 +106,14 @@ class SpanSink:
             self._runs[event.run.transaction_id] = _OpenRun(*found)
 
     def _tracer(self) -> tuple[Tracer, bool] | None:
-        provider = trace.get_tracer_provider()
-        is_unset = isinstance(provider, ProxyTracerProvider)
-        if not is_unset and not _is_ours(provider):
-            return provider.get_tracer("dltobs", __version__), False
-        if self._own is None and self._settings.builds_provider:
-            from dltobs.sinks.provider import OwnTracing
-
-            self._own = OwnTracing(self._settings, self._redactor, self._deliveries)
+        if application_has_provider():
+            return trace.get_tracer_provider().get_tracer("dltobs", __version__), False
         if self._own is None:
             return None
-        return self._own.provider.get_tracer("dltobs", __version__), True
+        with self._lock:  # runs may start in several threads
+            if self._provider is None:
+                self._provider = self._own.install()
+        return self._provider.get_tracer("dltobs", __version__), True
 
     def _start_step(self, event: StepStarted) -> None:
         run = self._runs.get(event.run.transaction_id)
@@ -145,13 +155,6 @@ class SpanSink:
         run.root.set_attributes({**_identity(event.run), "dlt.outcome": event.outcome})
         last = event.steps[-1].finished_at if event.steps else event.finished_at
         run.root.end(_nanoseconds(last))
-
-
-def _is_ours(provider: object) -> bool:
-    import sys
-
-    module = sys.modules.get("dltobs.sinks.provider")
-    return module is not None and isinstance(provider, module.OwnTracerProvider)
 
 
 def _propose_trace_id(transaction_id: str) -> Token[int | None]:

@@ -1,0 +1,47 @@
+"""Waits with spans, and with importing OpenTelemetry, until an application that uses it runs a pipeline."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from dltobs._events import RunStarted
+from dltobs._settings import application_has_provider
+
+if TYPE_CHECKING:
+    from dltobs._events import Event
+    from dltobs._redaction import Redactor
+    from dltobs._settings import Settings
+    from dltobs.sinks.spans import SpanSink
+
+
+class LateSpanSink:
+    """The span sink of a set-up that exports nothing itself: spans are for the application's provider.
+
+    Args:
+        settings: As of `SpanSink`.
+        redactor: As of `SpanSink`.
+    """
+
+    def __init__(self, settings: Settings, redactor: Redactor) -> None:
+        self._settings = settings
+        self._redactor = redactor
+        self._sink: SpanSink | None = None
+
+    def emit(self, event: Event) -> None:
+        """Pass the event on, from the first run on at which there is a provider."""
+        if self._sink is None:
+            if not isinstance(event, RunStarted) or not application_has_provider():
+                return
+            from dltobs.sinks.spans import SpanSink
+
+            self._sink = SpanSink(self._settings, self._redactor, {})
+        self._sink.emit(event)
+
+    def flush(self, timeout: float) -> bool:
+        """The application flushes its own provider."""
+        return self._sink is None or self._sink.flush(timeout)
+
+    def close(self) -> None:
+        """End the spans that are still open."""
+        if self._sink is not None:
+            self._sink.close()

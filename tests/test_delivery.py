@@ -1,0 +1,323 @@
+"""What becomes of spans and events when a back end does not take them."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import threading
+
+import dlt
+import pytest
+from dlt.pipeline.exceptions import PipelineStepFailed
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
+    ExportTracePartialSuccess,
+    ExportTraceServiceResponse,
+)
+
+import dltobs
+from conftest import SECRET
+from dltobs import BackendStatus, Redactor, _state
+from dltobs._warnings import Warner
+from dltobs.sinks.delivery import Delivery, reason_of
+from servers import OtlpServer, Server
+
+
+@dlt.resource
+def broken():
+    yield {"id": 1}
+    raise ValueError("no such order")
+
+
+def fail(one):
+    with pytest.raises(PipelineStepFailed) as info:
+        one.run(broken())
+    return info.value
+
+
+@pytest.fixture
+def warnings(caplog):
+    """Everything of level WARNING and above that anybody logs."""
+    return lambda: [
+        (record.name, record.getMessage())
+        for record in caplog.records
+        if record.levelname in {"WARNING", "ERROR"}
+    ]
+
+
+@pytest.fixture
+def garbage():
+    """A server that is none of HTTP: it answers every connection with bytes."""
+    listener = socket.create_server(("127.0.0.1", 0))
+
+    def serve():
+        with contextlib.suppress(OSError):
+            while True:
+                connection, _ = listener.accept()
+                connection.recv(1024)
+                connection.sendall(b"\x00\xff garbage \r\n\r\n")
+                connection.close()
+
+    threading.Thread(target=serve, daemon=True).start()
+    yield f"127.0.0.1:{listener.getsockname()[1]}"
+    listener.close()
+
+
+def settle():
+    """Wait until what is under way has ended, well or badly."""
+    assert _state.runtime is not None
+    for sink in _state.runtime.sinks:
+        sink.flush(30)
+
+
+def closed_port() -> str:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        return f"127.0.0.1:{listener.getsockname()[1]}"
+
+
+def test_a_refused_connection_is_one_warning_for_each_back_end(pipeline, warnings):
+    address = closed_port()
+    dltobs.configure(
+        otlp_endpoint=f"http://{address}", sentry_dsn=f"http://key0000@{address}/1", flush_timeout=1
+    )
+    error = fail(pipeline())
+    assert "no such order" in str(error)
+    dltobs.shutdown()
+    assert sorted(warnings()) == [
+        ("dltobs", "otlp: 2 spans could not be delivered: connection refused"),
+        ("dltobs", "sentry: 1 events could not be delivered: connection refused"),
+    ]
+    assert dltobs.status() == {
+        "otlp": BackendStatus(0, 2, "connection refused"),
+        "sentry": BackendStatus(0, 1, "connection refused"),
+    }
+
+
+@pytest.mark.parametrize(
+    ("status", "headers", "reason"),
+    [
+        (500, {}, "HTTP 500 Internal Server Error"),
+        (404, {}, "HTTP 404 Not Found"),
+        (401, {}, "HTTP 401 Unauthorized"),
+        (503, {}, "HTTP 503 Service Unavailable"),
+        (429, {"retry-after": "60"}, "HTTP 429 Too Many Requests"),
+        (304, {}, "HTTP 304 Not Modified"),
+    ],
+)
+def test_an_answer_that_is_no_success_is_a_loss_with_that_reason(
+    otlp, sentry, pipeline, warnings, status, headers, reason
+):
+    for server in (otlp, sentry):
+        server.status, server.headers = status, headers
+    dltobs.configure(otlp_endpoint=otlp.url, sentry_dsn=sentry.dsn, flush_timeout=1)
+    fail(pipeline())
+    dltobs.shutdown()
+    short = f"HTTP {status}"
+    assert sorted(warnings()) == [
+        ("dltobs", f"otlp: 2 spans could not be delivered: {reason}"),
+        ("dltobs", f"sentry: 1 events could not be delivered: {short}"),
+    ]
+    assert dltobs.status() == {"otlp": BackendStatus(0, 2, reason), "sentry": BackendStatus(0, 1, short)}
+
+
+@pytest.mark.parametrize("status", [301, 302, 307, 308])
+def test_a_redirect_is_not_followed(otlp, sentry, pipeline, warnings, status):
+    """It would carry our events and keys to a server that nobody has configured."""
+    elsewhere = Server()
+    for server in (otlp, sentry):
+        server.status, server.headers = status, {"location": f"{elsewhere.url}/"}
+    dltobs.configure(otlp_endpoint=otlp.url, sentry_dsn=sentry.dsn)
+    fail(pipeline())
+    dltobs.shutdown()
+    elsewhere.close()
+    assert elsewhere.requests == []
+    assert dltobs.status()["otlp"].dropped == 2
+    assert dltobs.status()["sentry"] == BackendStatus(0, 1, f"HTTP {status}")
+    assert len(warnings()) == 2
+
+
+def test_a_server_that_hangs_is_a_loss_at_the_deadline(otlp, sentry, pipeline, warnings):
+    otlp.delay = sentry.delay = 30
+    dltobs.configure(otlp_endpoint=otlp.url, sentry_dsn=sentry.dsn, flush_timeout=0.5)
+    fail(pipeline())
+    dltobs.shutdown()
+    reason = "not sent before the deadline"
+    assert dltobs.status() == {"otlp": BackendStatus(0, 2, reason), "sentry": BackendStatus(0, 1, reason)}
+    assert len(warnings()) == 2
+
+
+def test_an_answer_that_is_no_http_is_a_loss(garbage, pipeline, warnings):
+    dltobs.configure(
+        otlp_endpoint=f"http://{garbage}", sentry_dsn=f"http://key0000@{garbage}/1", flush_timeout=1
+    )
+    fail(pipeline())
+    dltobs.shutdown()
+    assert dltobs.status()["otlp"].dropped == 2
+    assert dltobs.status()["sentry"].dropped == 1
+    assert {name for name, _ in warnings()} == {"dltobs"}
+    assert len(warnings()) == 2
+
+
+def test_a_success_with_garbage_in_it_is_a_success(otlp, sentry, pipeline, warnings):
+    """The back end took it; its thanks need not be well-formed."""
+    otlp.content = b"\xff\xff\xff"
+    sentry.content = b"<html>"
+    dltobs.configure(otlp_endpoint=otlp.url, sentry_dsn=sentry.dsn)
+    fail(pipeline())
+    dltobs.shutdown()
+    assert dltobs.status() == {"otlp": BackendStatus(2), "sentry": BackendStatus(1)}
+    assert warnings() == []
+
+
+class Recovering(OtlpServer):
+    """A collector that is unavailable for the first request."""
+
+    @property
+    def status(self) -> int:
+        return 503 if len(self.requests) < 2 else 200
+
+    @status.setter
+    def status(self, value: int) -> None:
+        pass
+
+
+def test_what_the_second_try_delivers_is_delivered(pipeline, warnings):
+    """OpenTelemetry's exporter tries again after a second, and says nothing of the first time."""
+    server = Recovering()
+    dltobs.configure(otlp_endpoint=server.url, flush_timeout=10)
+    fail(pipeline())
+    dltobs.shutdown()
+    server.close()
+    assert len(server.requests) == 2
+    assert dltobs.status()["otlp"] == BackendStatus(2)
+    assert warnings() == []
+
+
+def test_spans_that_a_collector_rejects_are_counted(otlp, pipeline, warnings):
+    partial = ExportTracePartialSuccess(rejected_spans=1, error_message=f"password={SECRET}")
+    otlp.content = ExportTraceServiceResponse(partial_success=partial).SerializeToString()
+    dltobs.configure(otlp_endpoint=otlp.url)
+    fail(pipeline())
+    dltobs.shutdown()
+    assert dltobs.status()["otlp"] == BackendStatus(1, 1, "password=***")
+    assert warnings() == [("dltobs", "otlp: 1 spans could not be delivered: password=***")]
+
+
+def test_a_warning_is_repeated_only_when_the_reason_changes(sentry, pipeline, warnings):
+    dltobs.configure(sentry_dsn=sentry.dsn)
+    for status in (500, 500, 404, 200, 404):
+        sentry.status = status
+        fail(pipeline())
+        settle()
+    assert [message for _, message in warnings()] == [
+        "sentry: 1 events could not be delivered: HTTP 500",
+        "sentry: 1 events could not be delivered: HTTP 404",
+    ]
+    assert dltobs.status()["sentry"] == BackendStatus(1, 4, "HTTP 404")
+
+
+def test_a_sentry_that_limits_the_rate_is_not_asked_again(sentry, pipeline, warnings):
+    sentry.headers = {"x-sentry-rate-limits": "60::organization"}
+    dltobs.configure(sentry_dsn=sentry.dsn)
+    fail(pipeline())
+    settle()
+    fail(pipeline())
+    dltobs.shutdown()
+    assert len(sentry.requests) == 1
+    assert dltobs.status()["sentry"] == BackendStatus(1, 1, "rate-limited by the server")
+    assert len(warnings()) == 1
+
+
+def test_the_console_line_of_a_loss_is_written_by_our_own_handlers(tmp_path, pipeline, capfd):
+    """Also that of the last moment, before the handlers go."""
+    dltobs.configure(
+        sentry_dsn=f"http://key0000@{closed_port()}/1", log_file=tmp_path / "dlt.jsonl", flush_timeout=1
+    )
+    fail(pipeline())
+    dltobs.shutdown()
+    sentence = "sentry: 1 events could not be delivered: connection refused"
+    assert capfd.readouterr().err.count(sentence) == 1
+    assert (tmp_path / "dlt.jsonl").read_text().count(sentence) == 1
+
+
+def test_flush_says_whether_everything_was_delivered(otlp, sentry, pipeline):
+    """As the protocol of sinks has it; a loss is told once."""
+    dltobs.configure(otlp_endpoint=otlp.url, sentry_dsn=sentry.dsn, flush_timeout=0.1)
+    assert _state.runtime is not None
+    spans, events = _state.runtime.sinks
+    fail(pipeline())
+    assert spans.flush(30)
+    assert events.flush(30)
+    otlp.status = sentry.status = 404
+    fail(pipeline())
+    assert not spans.flush(30)
+    assert not events.flush(30)
+    assert spans.flush(30)
+    assert events.flush(30)
+    otlp.delay = sentry.delay = 30
+    fail(pipeline())
+    assert not spans.flush(0.1)
+    assert not events.flush(0.1)
+
+
+@pytest.fixture
+def delivery():
+    return Delivery("otlp", "spans", Warner(Redactor(["hunter22"])))
+
+
+def test_what_is_under_way_is_pending_until_its_end_is_known(delivery):
+    delivery.submitted(5)
+    delivery.delivered(2)
+    delivery.dropped(1, "HTTP 500")
+    assert delivery.pending == 2
+    assert delivery.status == BackendStatus(2, 1, "HTTP 500")
+
+
+def test_after_the_end_a_late_answer_changes_nothing(delivery, warnings):
+    delivery.submitted(3)
+    delivery.abandon("not sent before the deadline")
+    delivery.delivered(3)
+    delivery.dropped(3, "HTTP 500")
+    delivery.abandon("again")
+    assert delivery.status == BackendStatus(0, 3, "not sent before the deadline")
+    assert delivery.is_abandoned
+    assert len(warnings()) == 1
+
+
+def test_a_reason_has_no_secret_in_it(delivery, warnings):
+    delivery.submitted(1)
+    delivery.dropped(1, "proxy refused hunter22")
+    assert delivery.status.last_error == "proxy refused ***"
+    assert warnings() == [("dltobs", "otlp: 1 spans could not be delivered: proxy refused ***")]
+
+
+def test_the_counters_are_exact_under_threads(delivery):
+    """What is delivered and lost adds up to what was submitted."""
+
+    def work():
+        for _ in range(1000):
+            delivery.submitted(2)
+            delivery.delivered(1)
+            delivery.dropped(1, "HTTP 500")
+
+    threads = [threading.Thread(target=work) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert delivery.status == BackendStatus(8000, 8000, "HTTP 500")
+    assert delivery.pending == 0
+
+
+def test_the_reason_is_the_innermost_error_of_the_operating_system():
+    """The texts of HTTP libraries hold URLs and addresses of objects."""
+    error = RuntimeError(f"http://u:{SECRET}@host <object at 0x7f>")
+    error.__cause__ = ConnectionRefusedError(111, "Connection refused")
+    assert reason_of(error) == "connection refused"
+    assert reason_of(TimeoutError()) == "timed out"
+    assert reason_of(RuntimeError(SECRET)) == "RuntimeError"
+
+
+def test_a_loop_in_the_chain_of_an_exception_ends():
+    first, second = ValueError(), KeyError()
+    first.__cause__, second.__cause__ = second, first
+    assert reason_of(first) in {"ValueError", "KeyError"}
