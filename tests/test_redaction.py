@@ -24,7 +24,7 @@ from requests.utils import requote_uri
 
 from dltobs import Redactor
 from dltobs._events import KEEP
-from dltobs._redaction import WITHHELD
+from dltobs._patterns import WITHHELD
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -217,7 +217,6 @@ def test_a_text_in_which_nothing_is_found_is_the_very_same_object(text, secret):
 )
 def test_a_text_that_only_looks_suspicious_is_the_very_same_object(text):
     redactor = Redactor([SECRET])
-    assert redactor.finds(text)
     assert redactor.text(text) is text
 
 

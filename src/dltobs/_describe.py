@@ -51,8 +51,8 @@ def root_cause(error: BaseException) -> BaseException:
     """The exception that says what really happened.
 
     dlt's own wrappers are unwrapped (`PipelineStepFailed`, `ResourceExtractionError`, …), and beyond them
-    only what somebody named the cause (`raise … from …`): the implicit context of a library's exception is its
-    inner working.
+    only what somebody named the cause (`raise … from …`): the implicit context of a library's exception is
+    its inner working.
     """
     seen: set[int] = set()
     while id(error) not in seen:

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from dltobs._describe import text_of, type_name
-from dltobs._redaction import WITHHELD
+from dltobs._patterns import WITHHELD
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

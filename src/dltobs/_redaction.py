@@ -7,12 +7,8 @@ pattern rule worth running, so an ordinary log line costs one scan and nothing e
 
 from __future__ import annotations
 
-import copy
-import dataclasses
 import re
-from collections.abc import Mapping, Sequence, ValuesView
-from collections.abc import Set as AbstractSet
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, cast
+from typing import TYPE_CHECKING, NamedTuple, TypeVar, cast
 
 from ahocorasick_rs import AhoCorasick, Implementation, MatchKind
 
@@ -25,19 +21,15 @@ from dltobs._encodings import (
     with_border,
     without_surrogates,
 )
-from dltobs._patterns import MARKER, PATTERN_RULES, KeyNames, cut
+from dltobs._names import KeyNames
+from dltobs._patterns import MARKER, PATTERN_RULES, WITHHELD, cut
+from dltobs._walk import Walk
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     T = TypeVar("T")
 
-WITHHELD = "[withheld]"
-"""Stands for a whole text when redaction itself has failed."""
-
-_MAX_DEPTH = 32
-_CONTAINERS = (Mapping, Sequence, AbstractSet, ValuesView)
-_TEXT_KEYS = (str, bytes, tuple, frozenset)
 _QUOTING = -1
 """Stands for a rule: the text has URL quoting, so it is to be searched without it as well."""
 
@@ -77,7 +69,7 @@ class Redactor:
         self._keys = KeyNames(keys)
         self._patterns = tuple(re.compile(pattern) for pattern in patterns)
         rules = (self._keys.rule, *PATTERN_RULES)
-        self._rules = tuple(rule.apply for rule in rules)
+        self._rules = rules
         self._literals = [
             *((literal, number) for number, rule in enumerate(rules) for literal in rule.literals),
             *((literal, _QUOTING) for literal in QUOTED_BYTES),
@@ -108,7 +100,13 @@ class Redactor:
 
     def finds(self, text: str) -> bool:
         """Whether `text` may contain a secret. False means that `text()` would return it unchanged."""
-        return bool(self._patterns) or bool(self._scan(text)[1])
+        if self._patterns:
+            return True
+        automaton, hits = self._scan(text)
+        return bool(hits) and (
+            any(number < automaton.base64 for number, _, _ in hits)
+            or bool(self._rules_for(text, automaton, hits))
+        )
 
     def text(self, text: str) -> str:
         """The text without secrets; the very same object where there is none."""
@@ -126,11 +124,11 @@ class Redactor:
         `metadata={"redact": False}` are not touched. A container that cannot be read, that contains
         itself or lies too deep is `[withheld]`.
         """
-        return cast("T", _Walk(self.text, self._keys).walk(value, 0))
+        return cast("T", Walk(self.text, self._keys).walk(value, 0))
 
     def withhold(self, value: T) -> T:
         """A value of the same shape in which every text that `redact()` would look at is `[withheld]`."""
-        return cast("T", _Walk(lambda _: WITHHELD, self._keys).walk(value, 0))
+        return cast("T", Walk(lambda _: WITHHELD, self._keys).walk(value, 0))
 
     def _scan(self, text: str) -> tuple[_Automaton, list[tuple[int, int, int]]]:
         automaton = self._automaton
@@ -164,7 +162,7 @@ class Redactor:
         text = self._without_values(text, automaton, hits, rules)
         changed = text
         for number in sorted(rules - {_QUOTING}):
-            changed = self._rules[number](changed)
+            changed = self._rules[number].apply(changed)
         if changed != text:
             # a marker may have completed what is a secret as well
             changed = self._without_values(changed, *self._scan(changed), rules)
@@ -175,7 +173,7 @@ class Redactor:
     ) -> str:
         while True:
             spans = _spans(text, automaton, hits)
-            found = {automaton.triggers[number] for number, _, _ in hits if number >= automaton.base64}
+            found = self._rules_for(text, automaton, hits)
             rules |= found
             if _QUOTING in found:
                 for plain, position in unquoted(text):
@@ -187,104 +185,18 @@ class Redactor:
             text = cut(text, spans)
             automaton, hits = self._scan(text)
 
-
-class _Walk:
-    """Rebuilds a value with each of its texts replaced, sharing what did not change."""
-
-    def __init__(self, text: Callable[[str], str], keys: KeyNames) -> None:
-        self._text = text
-        self._keys = keys
-        # by identity; the values are kept so that no identity is used twice
-        self._seen: dict[tuple[int, str | None], tuple[Any, Any]] = {}
-
-    def walk(self, value: Any, depth: int, name: str | None = None) -> Any:
-        """The clean value; `name` is that of the secret field in which it lies."""
-        kind = type(value)  # a proxy may pretend to be of another class
-        if issubclass(kind, str):
-            return self._text(value) if name is None or not value else MARKER
-        if value is None or issubclass(kind, (int, float, range)):
-            return MARKER if name is not None and self._keys.covers(name, value) else value
-        if issubclass(kind, (bytes, bytearray, memoryview)):
-            return self._bytes(value, name)
-        if not issubclass(kind, _CONTAINERS) and not dataclasses.is_dataclass(kind):
-            return value if name is None else MARKER
-        if depth > _MAX_DEPTH:
-            return WITHHELD
-        key = id(value), name
-        if key not in self._seen:
-            self._seen[key] = value, WITHHELD  # for what contains itself
-            self._seen[key] = value, self._container(value, depth + 1, name)
-        return self._seen[key][1]
-
-    def _container(self, value: Any, depth: int, name: str | None) -> Any:
-        try:
-            parts = _parts(value)
-        except Exception:  # noqa: BLE001 - an object of the user's own cannot be read
-            return WITHHELD
-        if isinstance(value, Mapping):
-            return self._mapping(value, parts, depth, name)
-        if dataclasses.is_dataclass(value):
-            return self._dataclass(value, parts, depth, name)
-        return self._collection(value, parts, depth, name)
-
-    def _bytes(self, value: bytes | bytearray | memoryview, name: str | None) -> Any:
-        if name is not None and len(value):
-            return MARKER.encode() if isinstance(value, memoryview) else type(value)(MARKER.encode())
-        data = value.tobytes() if isinstance(value, memoryview) else value
-        text = data.decode("utf-8", "surrogateescape")
-        clean = self._text(text)
-        return value if clean is text else type(data)(clean.encode("utf-8", "surrogateescape"))
-
-    def _named(self, key: Any, item: Any, depth: int, name: str | None) -> Any:
-        if name is None and isinstance(key, str) and self._keys.covers(key, ""):
-            name = key
-        return self.walk(item, depth, name)
-
-    def _mapping(self, value: Any, parts: list[tuple[Any, Any]], depth: int, name: str | None) -> Any:
-        clean: dict[Any, Any] = {}
-        is_changed = False
-        for key, item in parts:
-            clean_key = new_key = self.walk(key, depth) if isinstance(key, _TEXT_KEYS) else key
-            while clean_key in clean:  # two secrets as keys: no entry is lost
-                clean_key = f"{new_key}{len(clean)}"
-            clean[clean_key] = self._named(key, item, depth, name)
-            is_changed |= clean_key is not key or clean[clean_key] is not item
-        return clean if is_changed else value
-
-    def _dataclass(self, value: Any, parts: list[tuple[str, Any]], depth: int, name: str | None) -> Any:
-        changes = {field: self._named(field, item, depth, name) for field, item in parts}
-        changes = {field: changes[field] for field, item in parts if changes[field] is not item}
-        if not changes:
-            return value
-        clean = copy.copy(value)
-        for field, item in changes.items():
-            object.__setattr__(clean, field, item)  # frozen, or not an argument of its __init__
-        return clean
-
-    def _collection(self, value: Any, parts: list[tuple[Any, Any]], depth: int, name: str | None) -> Any:
-        items = [self._named(field, item, depth, name) for field, item in parts]
-        if all(clean is item for clean, (_, item) in zip(items, parts, strict=True)):
-            return value
-        try:
-            if hasattr(value, "_make"):
-                return value._make(items)
-            if isinstance(value, (tuple, list, set, frozenset)):
-                return type(value)(items)
-        except Exception:  # noqa: BLE001, S110 - a class of the user's own takes other arguments
-            pass
-        return tuple(items) if isinstance(value, tuple) else items
-
-
-def _parts(value: Any) -> list[tuple[Any, Any]]:
-    """What a container consists of, each part with its name where it has one."""
-    if isinstance(value, Mapping):
-        return list(value.items())
-    if dataclasses.is_dataclass(value):
-        fields = (field for field in dataclasses.fields(value) if field.metadata.get("redact", True))
-        return [(field.name, getattr(value, field.name)) for field in fields]
-    if isinstance(value, tuple) and hasattr(value, "_fields"):
-        return list(zip(value._fields, value, strict=True))
-    return [(None, item) for item in value]
+    def _rules_for(self, text: str, automaton: _Automaton, hits: list[tuple[int, int, int]]) -> set[int]:
+        """The rules that may match where one of their literals stands."""
+        found: set[int] = set()
+        for number, start, _ in hits:
+            rule = automaton.triggers.get(number)
+            if (
+                rule is not None
+                and rule not in found
+                and (rule == _QUOTING or self._rules[rule].starts(text, start))
+            ):
+                found.add(rule)
+        return found
 
 
 def _spans(text: str, automaton: _Automaton, hits: list[tuple[int, int, int]]) -> list[tuple[int, int]]:

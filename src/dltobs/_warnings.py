@@ -8,7 +8,7 @@ import threading
 from typing import TYPE_CHECKING
 
 from dltobs._describe import text_of
-from dltobs._redaction import WITHHELD
+from dltobs._patterns import WITHHELD
 
 if TYPE_CHECKING:
     from dltobs._redaction import Redactor

@@ -11,7 +11,7 @@ from pythonjsonlogger.orjson import OrjsonFormatter
 
 from dltobs import _state
 from dltobs._describe import text_of, type_name
-from dltobs._redaction import WITHHELD
+from dltobs._patterns import WITHHELD
 from dltobs._state import current_redactor
 from dltobs.logs.plain import dumps
 from dltobs.logs.records import (

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from loguru import logger
 
 from dltobs._describe import text_of
-from dltobs._redaction import WITHHELD
+from dltobs._patterns import WITHHELD
 from dltobs._state import current_redactor
 from dltobs.logs.handlers import SafeHandler
 from dltobs.logs.records import correlation_of, exc_info_of, extra_of, redacted_copy

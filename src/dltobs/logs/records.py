@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from dltobs._context import Correlation, current_correlation
 from dltobs._describe import text_of, type_name
-from dltobs._redaction import WITHHELD
+from dltobs._patterns import WITHHELD
 from dltobs.logs.plain import plain
 
 if TYPE_CHECKING:

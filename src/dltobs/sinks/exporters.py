@@ -14,7 +14,7 @@ from opentelemetry.sdk.util import BoundedList
 from opentelemetry.trace import Link
 from opentelemetry.trace.status import Status
 
-from dltobs._redaction import WITHHELD
+from dltobs._patterns import WITHHELD
 from dltobs.sinks.answers import Answer, Ear, listening
 from dltobs.sinks.delivery import reason_of
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from sentry_sdk import Client
 
 from dltobs._events import RunFinished
-from dltobs._redaction import WITHHELD
+from dltobs._patterns import WITHHELD
 from dltobs.sinks.sentry_event import report
 from dltobs.sinks.sentry_transport import transport_class
 
