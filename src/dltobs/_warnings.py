@@ -13,6 +13,9 @@ from dltobs._patterns import WITHHELD
 if TYPE_CHECKING:
     from dltobs._redaction import Redactor
 
+_LOCK_TIMEOUT = 0.5
+"""Seconds."""
+
 logger = logging.getLogger("dltobs")
 
 
@@ -36,11 +39,16 @@ class Warner:
             message: A whole sentence for the log.
             reason: What makes it the same as before; the message itself by default.
         """
-        with self._lock:
-            reason = message if reason is None else reason
+        reason = message if reason is None else reason
+        # bounded: a process forked while another thread held the lock would wait for ever
+        is_locked = self._lock.acquire(timeout=_LOCK_TIMEOUT)
+        try:
             if self._last.get(subject) == reason:
                 return
             self._last[subject] = reason
+        finally:
+            if is_locked:
+                self._lock.release()
         with contextlib.suppress(Exception):  # somebody's handler may raise; there is nobody left to tell
             logger.warning("%s", self.clean(message))
 
