@@ -55,10 +55,10 @@ def test_the_import_brings_no_back_end_along(tmp_path):
         """
         heavy = ("sentry_sdk", "loguru", "opentelemetry.exporter", "opentelemetry.sdk.trace.export", "grpc")
         import dltobs
-        print([name for name in heavy if name in sys.modules])
+        print([name for name in heavy if name in sys.modules and name not in heavy_before])
         dltobs.configure()
         pipeline().run([{"id": 1}], table_name="orders")
-        print([name for name in heavy if name in sys.modules])
+        print([name for name in heavy if name in sys.modules and name not in heavy_before])
         """,
         tmp_path,
         prelude="import sys\n" + "import dlt\nheavy_before = set(sys.modules)\n"

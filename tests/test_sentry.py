@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import threading
 from datetime import datetime, timezone
 
 import dlt
@@ -178,11 +179,14 @@ def test_a_failed_job_is_named_with_its_message(monkeypatch, sentry, pipeline, d
 
 def test_a_partly_loaded_package_is_named(sentry, pipeline):
     """One job of two is done when the other ends the step."""
+    is_first_done = threading.Event()
 
     @dlt.destination(batch_size=1, max_table_nesting=0)
     def half(items, table):
         if table["name"] == "second":
+            is_first_done.wait(30)
             raise DestinationTerminalException("no room")
+        is_first_done.set()
 
     dltobs.configure(sentry_dsn=sentry.dsn)
     first = dlt.resource([{"id": 1}], name="first")
@@ -191,7 +195,7 @@ def test_a_partly_loaded_package_is_named(sentry, pipeline):
     one.extract([first, second])
     one.normalize()
     with pytest.raises(PipelineStepFailed) as info:
-        one.load(workers=1)
+        one.load(workers=2)
     dltobs.shutdown()
     context = event_of(sentry)["contexts"]["dlt"]
     assert info.value.is_package_partially_loaded

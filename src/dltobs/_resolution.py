@@ -176,7 +176,7 @@ def _spec() -> type[Any]:
 def _source_of(trace: Any) -> str:
     if trace.provider_name == "Environment Variables":
         return f"environment variable {'__'.join((*trace.sections, trace.key)).upper()}"
-    place = trace.provider_location or trace.provider_name
+    place = getattr(trace, "provider_location", "") or trace.provider_name  # newer than dlt 1.23
     return f"{'.'.join((*trace.sections, trace.key))} in {place}"
 
 
