@@ -84,7 +84,7 @@ def test_a_refused_connection_is_one_warning_for_each_back_end(pipeline, warning
     dltobs.shutdown()
     assert sorted(warnings()) == [
         ("dltobs", "otlp: 2 spans could not be delivered: connection refused"),
-        ("dltobs", "sentry: 1 events could not be delivered: connection refused"),
+        ("dltobs", "sentry: 1 event could not be delivered: connection refused"),
     ]
     assert dltobs.status() == {
         "otlp": BackendStatus(0, 2, "connection refused"),
@@ -114,7 +114,7 @@ def test_an_answer_that_is_no_success_is_a_loss_with_that_reason(
     short = f"HTTP {status}"
     assert sorted(warnings()) == [
         ("dltobs", f"otlp: 2 spans could not be delivered: {reason}"),
-        ("dltobs", f"sentry: 1 events could not be delivered: {short}"),
+        ("dltobs", f"sentry: 1 event could not be delivered: {short}"),
     ]
     assert dltobs.status() == {"otlp": BackendStatus(0, 2, reason), "sentry": BackendStatus(0, 1, short)}
 
@@ -199,7 +199,7 @@ def test_spans_that_a_collector_rejects_are_counted(otlp, pipeline, warnings):
     fail(pipeline())
     dltobs.shutdown()
     assert dltobs.status()["otlp"] == BackendStatus(1, 1, "password=***")
-    assert warnings() == [("dltobs", "otlp: 1 spans could not be delivered: password=***")]
+    assert warnings() == [("dltobs", "otlp: 1 span could not be delivered: password=***")]
 
 
 def test_a_warning_is_repeated_only_when_the_reason_changes(sentry, pipeline, warnings):
@@ -209,8 +209,8 @@ def test_a_warning_is_repeated_only_when_the_reason_changes(sentry, pipeline, wa
         fail(pipeline())
         settle()
     assert [message for _, message in warnings()] == [
-        "sentry: 1 events could not be delivered: HTTP 500",
-        "sentry: 1 events could not be delivered: HTTP 404",
+        "sentry: 1 event could not be delivered: HTTP 500",
+        "sentry: 1 event could not be delivered: HTTP 404",
     ]
     assert dltobs.status()["sentry"] == BackendStatus(1, 4, "HTTP 404")
 
@@ -234,7 +234,7 @@ def test_the_console_line_of_a_loss_is_written_by_our_own_handlers(tmp_path, pip
     )
     fail(pipeline())
     dltobs.shutdown()
-    sentence = "sentry: 1 events could not be delivered: connection refused"
+    sentence = "sentry: 1 event could not be delivered: connection refused"
     assert capfd.readouterr().err.count(sentence) == 1
     assert (tmp_path / "dlt.jsonl").read_text().count(sentence) == 1
 
@@ -287,7 +287,7 @@ def test_a_reason_has_no_secret_in_it(delivery, warnings):
     delivery.submitted(1)
     delivery.dropped(1, "proxy refused hunter22")
     assert delivery.status.last_error == "proxy refused ***"
-    assert warnings() == [("dltobs", "otlp: 1 spans could not be delivered: proxy refused ***")]
+    assert warnings() == [("dltobs", "otlp: 1 span could not be delivered: proxy refused ***")]
 
 
 def test_the_counters_are_exact_under_threads(delivery):

@@ -419,3 +419,34 @@ def test_handlers_write_to_their_own_stream_again_afterwards(capfd):
     assert handler.stream is sys.stderr
     logging.getLogger("app.hook").removeHandler(handler)
     assert capfd.readouterr().err.startswith("told ***\n")
+
+
+def test_a_hook_that_ends_the_process_at_once_does_not_take_the_exception_with_it(tmp_path):
+    script = """
+import os, traceback
+def last(*args):
+    traceback.print_exception(*args)
+    os._exit(3)
+sys.excepthook = last
+dltobs.configure(); learn()
+raise ValueError(f"refused {SECRET}")
+"""
+    done = run("import sys\n" + script, tmp_path)
+    assert done.returncode == 3
+    assert done.stderr.endswith("ValueError: refused ***\n")
+    assert done.stderr.count("Traceback") == 1
+
+
+@pytest.mark.parametrize("environment", [{}, JSON])
+def test_an_exception_that_python_cannot_raise_is_printed_without_its_secret(tmp_path, environment):
+    script = """
+class Closing:
+    def __del__(self):
+        raise ValueError(f"cannot close {SECRET}")
+one = Closing()
+del one
+"""
+    done = run(CONFIGURE + script, tmp_path, **environment)
+    assert done.returncode == 0
+    assert "cannot close ***" in done.stderr
+    assert SECRET not in done.stderr

@@ -6,6 +6,7 @@ import logging
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from itertools import count
 
 import dlt
@@ -16,14 +17,16 @@ from dlt.common.configuration.utils import TraceLogContext
 from dlt.common.runners import pool_runner
 from dlt.pipeline import trace as dlt_trace
 from dlt.pipeline.exceptions import PipelineStepFailed
+from opentelemetry import trace
 
 import dltobs
 from conftest import SECRET
 from dltobs import ConfigurationError, _deadline, _state
+from dltobs._context import current_run
 from dltobs._propagation import LoadThreads
 from recording import FailingSink, RecordingSink
 from scripts import run_script
-from servers import OtlpServer
+from servers import OtlpServer, attributes_of
 
 SLACK = 2.0
 """Seconds that a busy machine may take on top of a deadline."""
@@ -302,7 +305,7 @@ def test_the_exit_is_within_one_deadline_for_all_that_hang(tmp_path, otlp, sentr
     )
     assert seconds < 1 + SLACK
     assert "otlp: 2 spans could not be delivered: not sent before the deadline" in stderr
-    assert "sentry: 1 events could not be delivered: not sent before the deadline" in stderr
+    assert "sentry: 1 event could not be delivered: not sent before the deadline" in stderr
     assert stderr.count("could not be delivered") == 2
 
 
@@ -458,3 +461,89 @@ def test_where_there_are_no_spare_threads_either_the_calls_are_made_all_the_same
 
     monkeypatch.setattr(threading.Thread, "start", start)
     assert _deadline.run_within(0.1, lambda: True)
+
+
+class Paused:
+    """A run in a thread of its own, which waits in the middle of extract until it may go on."""
+
+    def __init__(self, one, *, fails=False):
+        self.executor = ThreadPoolExecutor(1)
+        self.started, self.may_go_on = threading.Event(), threading.Event()
+
+        @dlt.resource(name="slow")
+        def rows():
+            yield {"id": 1}
+            self.started.set()
+            self.may_go_on.wait(30)
+            if fails:
+                message = "no more"
+                raise ValueError(message)
+            yield {"id": 2}
+
+        self.run = self.executor.submit(one.run, rows())
+        assert self.started.wait(30)
+
+    def finish(self):
+        self.may_go_on.set()
+        return self.run.exception(60)
+
+    def context(self):
+        """What is current in the thread of the run, now that it is over."""
+        return self.executor.submit(
+            lambda: (current_run.get(), trace.get_current_span().get_span_context().is_valid)
+        ).result(30)
+
+
+def test_a_run_goes_on_under_the_set_up_that_replaces_its_own(otlp, sentry, pipeline):
+    """Its spans end with their outcome, its failure is reported, and its thread is left as it was."""
+    dltobs.configure(otlp_endpoint=otlp.url, sentry_dsn=sentry.dsn, console="off")
+    paused = Paused(pipeline("one"), fails=True)
+    dltobs.configure(otlp_endpoint=otlp.url, sentry_dsn=sentry.dsn, console="off", environment="b")
+    assert paused.finish() is not None
+    assert paused.context() == (None, False)
+    paused.executor.submit(pipeline("two").run, [{"id": 1}], table_name="x").result(60)
+    dltobs.shutdown()
+
+    assert attributes_of(otlp.named("run one"))["dlt.outcome"] == "failed"
+    two = otlp.named("run two")
+    assert two.trace_id.hex() == attributes_of(two)["dlt.transaction_id"]
+    assert not two.parent_span_id
+    assert [event["tags"]["dlt.pipeline.name"] for event in sentry.events] == ["one"]
+
+
+@pytest.mark.parametrize("replacement", [{"tracing": "off"}, {"enabled": False}, None])
+def test_a_run_whose_set_up_ends_leaves_its_thread_as_it_was(otlp, pipeline, replacement):
+    """The hooks stay until the last run has ended, and no longer."""
+    before = list(dlt_trace.TRACKING_MODULES)
+    dltobs.configure(otlp_endpoint=otlp.url, console="off")
+    paused = Paused(pipeline("one"))
+    if replacement is None:
+        dltobs.shutdown()
+    else:
+        dltobs.configure(console="off", **replacement)
+    assert paused.finish() is None
+    assert paused.context() == (None, False)
+    dltobs.shutdown()
+    assert before == dlt_trace.TRACKING_MODULES
+
+
+def test_nothing_comes_out_raw_while_one_set_up_replaces_another(monkeypatch, capfd):
+    """Another thread goes on logging all the time."""
+    monkeypatch.setenv("API_KEY", SECRET)
+    dltobs.configure(console="text")
+    secret = dlt.secrets["api_key"]
+    is_over = threading.Event()
+
+    def log():
+        while not is_over.wait(0.0005):
+            dlt.common.logger.error("with %s", secret)
+
+    thread = threading.Thread(target=log)
+    thread.start()
+    for number in range(20):
+        dltobs.configure(console="text", environment=f"number {number}")
+    is_over.set()
+    thread.join()
+    written = capfd.readouterr().err
+    assert "with ***" in written
+    assert SECRET not in written

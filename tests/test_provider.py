@@ -416,7 +416,7 @@ def test_a_full_queue_is_counted_and_spares_our_own_spans(monkeypatch, otlp, pip
     assert status.delivered == len(otlp.spans)
     assert {"extract", "normalize", "load", "run shop"} <= {span.name for span in otlp.spans}
     warnings = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
-    assert warnings == ["otlp: 1 spans could not be delivered: queue full"]
+    assert warnings == ["otlp: 1 span could not be delivered: queue full"]
 
 
 class GrpcCollector(trace_service_pb2_grpc.TraceServiceServicer):

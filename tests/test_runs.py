@@ -96,6 +96,47 @@ def test_a_run_that_loads_is_ok_with_its_rows_and_identity(sink, pipeline):
     assert load.started_at <= load.finished_at <= sink.run.finished_at
 
 
+def test_every_part_of_a_first_run_is_called_the_first_run(sink, pipeline):
+    """A load that succeeds ends that for dlt, in the middle of the run."""
+    shop = pipeline()
+    shop.run(ROWS, table_name="orders")
+    shop.run(ROWS, table_name="orders")
+    assert {step.run.first_run for step in sink.runs[0].steps} == {True}
+    assert [run.run.first_run for run in sink.runs] == [True, False]
+
+
+def test_a_stack_trace_is_cut_only_when_its_secrets_are_gone(monkeypatch, otlp, pipeline):
+    """Else half a secret may remain at the cut."""
+    monkeypatch.setenv("API_KEY", SECRET)
+
+    @dlt.resource
+    def talkative(api_key: str = dlt.secrets.value):
+        yield {"id": 1}
+        raise ValueError(f"{api_key} and " * 10_000)
+
+    dltobs.configure(otlp_endpoint=otlp.url, console="off")
+    with pytest.raises(PipelineStepFailed):
+        pipeline().run(talkative())
+    dltobs.shutdown()
+    (event,) = otlp.named("extract").events
+    stacktrace = attributes_of(event)["exception.stacktrace"]
+    assert "characters left out" in stacktrace
+    assert len(stacktrace) < 70_000
+    assert all(SECRET[:length] not in stacktrace for length in range(6, len(SECRET)))
+
+
+def test_the_active_pipeline_is_the_user_s_after_a_sink_has_run_another(pipeline):
+    class LoadingSink(RecordingSink):
+        def emit(self, event: Any) -> None:
+            if type(event).__name__ == "RunFinished":
+                pipeline("inner").run([{"outcome": event.outcome}], table_name="runs")
+
+    dltobs.configure(sinks=[LoadingSink()], console="off")
+    shop = pipeline()
+    shop.run(ROWS, table_name="orders")
+    assert dlt.pipeline() is shop
+
+
 def test_a_failure_in_extract_names_resource_and_root_cause(sink, pipeline):
     """The run and its deepest step carry one description of the exception."""
     with pytest.raises(PipelineStepFailed):

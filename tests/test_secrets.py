@@ -28,10 +28,12 @@ from dlt.common.configuration.specs import (
 from dlt.common.configuration.specs.base_configuration import SecretSentinel, resolve_type
 from dlt.common.configuration.utils import TraceLogContext
 from dlt.common.typing import TSecretStrValue, TSecretValue
+from dlt.sources.helpers.rest_client.auth import APIKeyAuth, BearerTokenAuth, HttpBasicAuth
 
 import dltobs
 from dltobs import Redactor, _state
-from dltobs._secrets import SecretLearner, secrets_in
+from dltobs._learner import SecretLearner
+from dltobs._secrets import secrets_in
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -591,3 +593,22 @@ def test_a_new_set_up_knows_what_the_old_one_had_learned(monkeypatch):
     resolve_configuration(ApiConfiguration())
     dltobs.configure(console="off", environment="staging")
     assert SECRET in _state.current_redactor().values
+
+
+def test_a_credentials_object_is_known_as_soon_as_it_is_made(learned):
+    """dlt never resolves it: the user hands it to a client."""
+    auth = APIKeyAuth(name="appid", api_key="explicit-key-9981", location="query")
+    BearerTokenAuth("explicit-bearer-77")
+    HttpBasicAuth("someone", "explicit-password-1")
+    ConnectionStringCredentials("postgresql://loader:explicit%2Fpw-22@db.example.com/db")
+    assert hidden(learned, "explicit-key-9981", "explicit-bearer-77", "explicit-password-1", "explicit/pw-22")
+    assert shown(learned, "someone", "loader", "db.example.com")
+    auth.api_key = "explicit-later-3"  # type: ignore[assignment]
+    assert hidden(learned, "explicit-later-3")
+
+
+def test_fields_are_set_by_dlt_alone_again_after_detach(attach):
+    before = vars(BaseConfiguration).get("__setattr__")
+    made = attach()
+    made.learner.detach()
+    assert vars(BaseConfiguration).get("__setattr__") is before

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import pickle
 import re
@@ -358,3 +359,37 @@ def test_every_setting_is_an_argument_of_configure():
 
     assert set(Arguments.__annotations__) == {*FIELDS, "sinks"}
     assert set(FIELDS) <= set(Settings.__slots__)
+
+
+@pytest.mark.parametrize(
+    ("variables", "setting", "word"),
+    [
+        ({"OTEL_EXPORTER_OTLP_CERTIFICATE": "/nowhere/ca.pem"}, "otlp_endpoint", "/nowhere/ca.pem"),
+        ({"OTEL_EXPORTER_OTLP_TIMEOUT": "soon"}, "otlp_endpoint", "soon"),
+        ({"RUNTIME__LOG_LEVEL": "LOUD"}, "dltobs", "LOUD"),
+    ],
+)
+def test_what_other_parties_refuse_is_a_configuration_error_that_leaves_nothing_behind(
+    tmp_path, monkeypatch, variables, setting, word
+):
+    """Neither a log file, nor a filter on the loggers of an exporter."""
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    error = refused(otlp_endpoint="http://127.0.0.1:9", log_file=tmp_path / "logs" / "dlt.jsonl")
+    assert error.setting == setting
+    assert word in str(error)
+    assert not (tmp_path / "logs").exists()
+    names = [name for name in logging.Logger.manager.loggerDict if name.startswith("opentelemetry")]
+    filters = [type(one).__module__ for name in names for one in logging.getLogger(name).filters]
+    assert not [module for module in filters if module.startswith("dltobs")]
+
+
+def test_a_limit_that_opentelemetry_refuses_is_a_configuration_error(tmp_path):
+    """It reads that variable when it is imported, so in a process of its own."""
+    done = run_script(
+        "import dltobs\ndltobs.configure(otlp_endpoint='http://127.0.0.1:9', log_file='dlt.jsonl')",
+        tmp_path,
+        OTEL_SPAN_ATTRIBUTE_COUNT_LIMIT="many",
+    )
+    assert "dltobs.exceptions.ConfigurationError: tracing (environment variables OTEL_*)" in done.stderr
+    assert not (tmp_path / "dlt.jsonl").exists()

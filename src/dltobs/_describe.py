@@ -16,7 +16,6 @@ if TYPE_CHECKING:
 
 _MAX_CHAIN = 20
 _MAX_FRAMES = 100
-_MAX_STACKTRACE = 64 * 1024
 
 
 def type_name(kind: type[BaseException] | type) -> str:
@@ -90,12 +89,16 @@ def describe(error: BaseException) -> ExceptionInfo:
 
 
 def stacktrace(error: BaseException) -> str:
-    """The whole chain as Python prints it, without locals; the middle of a very long one is left out."""
-    text = "".join(traceback.TracebackException.from_exception(error, capture_locals=False).format())
-    if len(text) > _MAX_STACKTRACE:
-        half = _MAX_STACKTRACE // 2
-        text = f"{text[:half]}\n… {len(text) - 2 * half} characters left out …\n{text[-half:]}"
-    return text
+    """The whole chain as Python prints it, without locals."""
+    return "".join(traceback.TracebackException.from_exception(error, capture_locals=False).format())
+
+
+def shortened(text: str, length: int) -> str:
+    """The beginning and the end of a long text, which is without secrets: a cut could hide half of one."""
+    if len(text) <= length:
+        return text
+    half = length // 2
+    return f"{text[:half]}\n… {len(text) - 2 * half} characters left out …\n{text[-half:]}"
 
 
 @cache

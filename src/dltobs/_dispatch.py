@@ -44,6 +44,10 @@ class Dispatcher:
         self._redactor = redactor
         self._warner = warner
 
+    def retain(self, *sinks: Sink) -> None:
+        """Have no other sinks from now on."""
+        self._sinks = sinks
+
     def emit(self, event: Event) -> None:
         """Redact and deliver. Of an event that cannot be redacted, the texts are withheld."""
         if not self._sinks:
@@ -56,5 +60,5 @@ class Dispatcher:
         for sink in self._sinks:
             try:
                 sink.emit(clean)
-            except Exception as error:  # noqa: BLE001 - one sink's failure is not another's, nor the run's
+            except (Exception, SystemExit) as error:  # noqa: BLE001 - one sink's failure is not another's, nor the run's
                 self._warner.internal_error(f"sink {type(sink).__name__}", error)

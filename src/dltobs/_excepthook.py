@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import io
 import logging
+import os
 import sys
 import threading
 import traceback
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn, TextIO
 
 from dltobs._describe import text_of, type_name
 from dltobs._patterns import WITHHELD
@@ -29,7 +30,7 @@ _TELLING = 30
 
 
 class ExceptHook:
-    """Stands before `sys.excepthook` and `threading.excepthook`.
+    """Stands before `sys.excepthook`, `threading.excepthook` and `sys.unraisablehook`.
 
     A hook that was there before is called as before, with stderr swapped for a buffer: what it writes is
     redacted on the way. Where it wrote the stack trace itself, as the ones of the interpreter do at the
@@ -41,10 +42,14 @@ class ExceptHook:
     """
 
     def __init__(self, redactor: Redactor, formatter: Callable[[], logging.Formatter | None]) -> None:
-        self._redactor = redactor
-        self._formatter_now = formatter
+        self.redirect(redactor, formatter)
         self._attached = False
         self._turn = threading.RLock()
+
+    def redirect(self, redactor: Redactor, formatter: Callable[[], logging.Formatter | None]) -> None:
+        """Use another redactor and formatter from now on; the arguments are those of the class."""
+        self._redactor = redactor
+        self._formatter_now = formatter
 
     def attach(self) -> None:
         """Put the hooks in place."""
@@ -53,6 +58,8 @@ class ExceptHook:
         # bound methods are made anew at each access; detach() must know the very object
         self._hook, self._thread_hook = self._uncaught, self._uncaught_in_thread
         sys.excepthook, threading.excepthook = self._hook, self._thread_hook
+        self._previous_unraisable, self._unraisable_hook = sys.unraisablehook, self._unraisable
+        sys.unraisablehook = self._unraisable_hook
         self._attached = True
 
     def detach(self) -> None:
@@ -64,6 +71,8 @@ class ExceptHook:
             sys.excepthook = self._previous
         if threading.excepthook is self._thread_hook:
             threading.excepthook = self._previous_thread
+        if sys.unraisablehook is self._unraisable_hook:
+            sys.unraisablehook = self._previous_unraisable
 
     def _uncaught(self, kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
         if not self._attached:
@@ -87,6 +96,18 @@ class ExceptHook:
             "unknown" if args.thread is None else args.thread.name,
         )
 
+    def _unraisable(self, args: sys.UnraisableHookArgs) -> None:
+        """An exception that Python cannot raise: in `__del__`, or where a generator is thrown away."""
+        if not self._attached or args.exc_value is None:
+            self._previous_unraisable(args)
+            return
+        self._report(
+            lambda: self._previous_unraisable(args),
+            lambda: sys.__unraisablehook__(args),
+            (args.exc_type, args.exc_value, args.exc_traceback),
+            threading.current_thread().name,
+        )
+
     def _report(
         self, previous: Callable[[], object], standard: Callable[[], object], info: ExcInfo, thread: str
     ) -> None:
@@ -95,10 +116,12 @@ class ExceptHook:
             self._print("", "", info, thread)
             return
         written = trace = ""
+        stderr = getattr(sys, "stderr", None)
         try:
             with _captured_stderr() as take:
                 try:
-                    _call(previous)
+                    with _before_exit(lambda: self._print(take(), "", info, thread, stderr)):
+                        _call(previous)
                 finally:
                     written = take()
                     _call(standard)
@@ -110,15 +133,20 @@ class ExceptHook:
             self._print(written, trace, info, thread)
             self._turn.release()
 
-    def _print(self, written: str, trace: str, info: ExcInfo, thread: str) -> None:
+    def _print(
+        self, written: str, trace: str, info: ExcInfo, thread: str, stderr: TextIO | None = None
+    ) -> None:
+        stderr = stderr or getattr(sys, "stderr", None)
         try:
             text = self._rendered(written, trace, info, thread)
         except Exception:  # noqa: BLE001 - an error in the hook would print the exception unredacted
             text = f"{WITHHELD}\n"
+        if stderr is None:
+            return
         try:
-            sys.stderr.write(text)
-            sys.stderr.flush()
-        except Exception:  # noqa: BLE001, S110 - stderr is closed or None: there is nowhere left to say so
+            stderr.write(text)
+            stderr.flush()
+        except Exception:  # noqa: BLE001, S110 - stderr is closed: there is nowhere left to say so
             pass
 
     def _rendered(self, written: str, trace: str, info: ExcInfo, thread: str) -> str:
@@ -144,6 +172,23 @@ class _Bytes(io.BytesIO):
 class _Stream(io.TextIOWrapper):
     def close(self) -> None:
         """Stay open, likewise."""
+
+
+@contextmanager
+def _before_exit(write: Callable[[], None]) -> Iterator[None]:
+    """Write what has been captured if a hook ends the process at once, as some do after a crash."""
+    original = os._exit
+
+    def _exit(status: int) -> NoReturn:
+        write()
+        original(status)
+
+    os._exit = _exit
+    try:
+        yield
+    finally:
+        if os._exit is _exit:
+            os._exit = original
 
 
 @contextmanager

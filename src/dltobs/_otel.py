@@ -73,6 +73,24 @@ def check_endpoint(protocol: str) -> None:
         ) from None
 
 
+def check_files() -> None:
+    """See that the files for TLS that the variables name are there; the exporter looks when it sends.
+
+    Raises:
+        ConfigurationError: One cannot be read.
+    """
+    for signal in ("TRACES_", ""):
+        for kind in ("CERTIFICATE", "CLIENT_KEY", "CLIENT_CERTIFICATE"):
+            variable = f"OTEL_EXPORTER_OTLP_{signal}{kind}"
+            if value_of(variable) and not os.access(value_of(variable), os.R_OK):
+                raise ConfigurationError(
+                    "otlp_endpoint",
+                    source=f"environment variable {variable}",
+                    problem=f"{value_of(variable)!r} cannot be read",
+                    expected="the path of a PEM file",
+                )
+
+
 def header_values() -> Iterator[str]:
     """The values of all headers, as written and decoded, with and without a scheme (`Bearer …`)."""
     for variable in _HEADERS:

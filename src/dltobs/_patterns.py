@@ -34,6 +34,8 @@ class Rule:
     apply: Callable[[str], str]
     starts: Callable[[str, int], object] = lambda _text, _start: True
     """Whether a match may begin where a literal stands: true too often is fine, never too seldom."""
+    needs: str = ""
+    """What must stand somewhere in the text besides; looked for once, however many literals there are."""
 
 
 def _rule(
@@ -99,7 +101,7 @@ PATTERN_RULES: tuple[Rule, ...] = (
     Rule(
         ("://",),
         lambda text: cut(text, user_info(text)),
-        lambda text, start: text.find("@", start) >= 0,
+        needs="@",
     ),
     _rule(
         ("?", "&"),

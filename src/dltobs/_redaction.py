@@ -188,14 +188,16 @@ class Redactor:
     def _rules_for(self, text: str, automaton: _Automaton, hits: list[tuple[int, int, int]]) -> set[int]:
         """The rules that may match where one of their literals stands."""
         found: set[int] = set()
+        refused: set[int] = set()
         for number, start, _ in hits:
-            rule = automaton.triggers.get(number)
-            if (
-                rule is not None
-                and rule not in found
-                and (rule == _QUOTING or self._rules[rule].starts(text, start))
-            ):
-                found.add(rule)
+            number_of_rule = automaton.triggers.get(number)
+            if number_of_rule is None or number_of_rule in found or number_of_rule in refused:
+                continue
+            rule = None if number_of_rule == _QUOTING else self._rules[number_of_rule]
+            if rule is not None and rule.needs not in text:
+                refused.add(number_of_rule)
+            elif rule is None or rule.starts(text, start):
+                found.add(number_of_rule)
         return found
 
 

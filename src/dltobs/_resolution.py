@@ -85,6 +85,8 @@ def _exporters(given: Mapping[str, _Given]) -> tuple[str, ...]:
 def _check_otlp(settings: Settings) -> None:
     from importlib.util import find_spec
 
+    if not application_has_provider():
+        otel.check_files()
     if settings.otlp_endpoint is None:
         if not application_has_provider():
             otel.check_endpoint(settings.otlp_protocol)
@@ -154,7 +156,7 @@ def _from_dlt() -> dict[str, _Given]:
             # the next run's trace lists what dlt resolved; ours is none of its business
             del traces.resolved_traces[before[0] :]
             del traces.all_traces[before[1] :]
-    except ConfigurationException as error:
+    except (ConfigurationException, ValueError) as error:
         raise ConfigurationError(
             _SECTION, source="dlt's configuration", problem=Redactor().text(str(error).strip())
         ) from error

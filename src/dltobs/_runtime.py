@@ -9,9 +9,9 @@ import threading
 from typing import TYPE_CHECKING
 
 from dltobs import _state
+from dltobs._build import build
 from dltobs._redaction import Redactor
 from dltobs._resolution import resolve_settings
-from dltobs._setup import build
 from dltobs._warnings import Warner
 
 if TYPE_CHECKING:
@@ -40,29 +40,29 @@ def configure(**settings: Unpack[Arguments]) -> None:
     with _state.lock:
         running = _state.runtime
         dlt_was_used = _dlt_was_used()
-        hook = None if running is not None else _installed_hook()
+        hook = running.logger_hook if running is not None else _installed_hook()
         try:
             resolved = resolve_settings(settings)
             # a forked child takes over from its parent, whose threads it has not
             is_same = running is not None and running.process == os.getpid() and resolved == running.settings
             built = build(resolved, hook) if resolved.enabled and not is_same else None
         except BaseException:
-            if hook is not None:
+            if running is None:
                 hook.detach()
             raise
         if is_same:
             return
-        if running is not None:
-            _state.runtime = None
-            running.take_down()
         if built is None:
-            if hook is not None:
+            _state.runtime = None
+            if running is None:
                 hook.detach()
+            else:
+                running.take_down()
             return
-        if running is not None:
-            built.redactor.add(*running.redactor.values)
-            built.logger_hook.install()
-        built.attach(dlt_was_used=dlt_was_used)
+        if running is None:
+            built.attach(dlt_was_used=dlt_was_used)
+        else:
+            built.replace(running)
         _state.runtime = built
         _state.deliveries = tuple(built.deliveries.values())
         atexit.unregister(_at_exit)

@@ -1,16 +1,8 @@
-"""Learns the secret values that dlt resolves, at the moment it resolves them.
-
-Three places see all of them: `BaseConfiguration.call_method_in_mro`, which every configuration passes when
-it is resolved or given up (explicit arguments included), `TraceLogContext.log`, which sees each value that
-a config provider returns, and `dlt.secrets`. What was resolved before is collected once from the live
-objects.
-"""
+"""Finds the secret strings in what dlt resolves: configurations, traces, values of any shape."""
 
 from __future__ import annotations
 
-import contextlib
 import functools
-import gc
 import json
 import re
 from collections.abc import Mapping
@@ -19,14 +11,12 @@ from typing import TYPE_CHECKING, Any
 from dltobs._urls import SECRET_FIELD, credentials_in
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
     from dlt.common.configuration.specs import BaseConfiguration
     from dlt.common.configuration.utils import ResolvedValueTrace
 
-    from dltobs._redaction import Redactor
-
-_NOT_SECRET = frozenset({"pipeline_salt"})
+NOT_SECRET = frozenset({"pipeline_salt"})
 """Hinted as a secret, but a random salt that dlt derives from the pipeline's name."""
 
 _PLAIN_FIELDS = frozenset(
@@ -40,7 +30,7 @@ _PLAIN_FIELDS = frozenset(
 )  # fmt: skip
 """Fields that are no secret even in a value that is one as a whole, such as `dlt.secrets["credentials"]`."""
 
-_FILE = re.compile(r"[^?;=]*\.(?:duckdb|db|sqlite3?)|:\w+:")
+FILE = re.compile(r"[^?;=]*\.(?:duckdb|db|sqlite3?)|:\w+:")
 _MAX_DEPTH = 8
 
 
@@ -60,7 +50,7 @@ def secrets_in(value: object, *, whole: bool = True, depth: int = 0) -> Iterator
     if depth > _MAX_DEPTH:
         return
     if isinstance(value, BaseConfiguration):
-        yield from _in_configuration(value, depth)
+        yield from in_configuration(value, depth)
     elif isinstance(value, (str, bytes, bytearray)):
         text = value if isinstance(value, str) else value.decode("utf-8", "replace")
         if whole:
@@ -94,7 +84,7 @@ def _in_text(value: str, depth: int = 0) -> Iterator[str]:
     yield from credentials_in(value)
 
 
-def _in_credentials(value: str, *, names_a_location: bool) -> Iterator[str]:
+def in_credentials(value: str, *, names_a_location: bool) -> Iterator[str]:
     """The secrets in the native form of credentials, which may also be a mere location of a database."""
     found = list(_in_text(value))
     yield from found
@@ -102,14 +92,12 @@ def _in_credentials(value: str, *, names_a_location: bool) -> Iterator[str]:
         yield value
 
 
-def _in_configuration(config: BaseConfiguration, depth: int = 0) -> Iterator[str]:
+def in_configuration(config: BaseConfiguration, depth: int = 0) -> Iterator[str]:
     from dlt.common.configuration.specs.base_configuration import (
         BaseConfiguration,
-        CredentialsConfiguration,
         is_secret_hint,
     )
 
-    is_credentials = isinstance(config, CredentialsConfiguration)
     for name, hinted in _fields(type(config)):
         try:
             value = getattr(config, name, None)
@@ -117,15 +105,43 @@ def _in_configuration(config: BaseConfiguration, depth: int = 0) -> Iterator[str
             is_hinted = hinted or (resolver is not None and is_secret_hint(resolver(config)))
         except Exception:  # noqa: BLE001, S112 - a property of the user's own configuration may raise
             continue
-        if value is None or name in _NOT_SECRET:
+        if value is None or name in NOT_SECRET:
             continue
         if isinstance(value, BaseConfiguration):
             if depth < _MAX_DEPTH:
-                yield from _in_configuration(value, depth + 1)
+                yield from in_configuration(value, depth + 1)
         elif is_hinted or SECRET_FIELD.search(name):
             yield from secrets_in(value, depth=depth + 1)
-        elif is_credentials or (isinstance(value, str) and "://" in value):
+        elif is_credentials(type(config)) or (isinstance(value, str) and "://" in value):
             yield from secrets_in(value, whole=False, depth=depth + 1)
+
+
+def in_assignment(config: BaseConfiguration, name: str, value: object) -> Iterator[str]:
+    """What the value that is given to a field of a configuration holds, if it can be a secret."""
+    if name in NOT_SECRET:
+        return
+    if name in secret_fields(type(config)):
+        yield from secrets_in(value)
+    else:
+        yield from secrets_in(value, whole=False)
+
+
+@functools.cache
+def secret_fields(spec: type[BaseConfiguration]) -> frozenset[str]:
+    """The fields of a configuration that are hinted as secret, or named so."""
+    try:
+        fields = _fields(spec)
+    except Exception:  # noqa: BLE001 - annotations that cannot be resolved are dlt's to complain of
+        return frozenset()
+    return frozenset(name for name, hinted in fields if hinted or SECRET_FIELD.search(name)) - NOT_SECRET
+
+
+@functools.cache
+def is_credentials(spec: type[BaseConfiguration]) -> bool:
+    """Whether any field of a configuration may hold a secret in some form."""
+    from dlt.common.configuration.specs.base_configuration import CredentialsConfiguration
+
+    return issubclass(spec, CredentialsConfiguration)
 
 
 @functools.cache
@@ -143,158 +159,40 @@ def _fields(spec: type[BaseConfiguration]) -> tuple[tuple[str, bool], ...]:
     )
 
 
-def _in_trace(trace: ResolvedValueTrace) -> Iterator[str]:
-    from dlt.common.configuration.specs.base_configuration import (
-        extract_inner_hint,
-        is_base_configuration_inner_hint,
-        is_secret_hint,
-    )
-
-    if trace.value is None or trace.key in _NOT_SECRET:
+def in_trace(trace: ResolvedValueTrace) -> Iterator[str]:
+    """What a value holds that a config provider has returned."""
+    if trace.value is None or trace.key in NOT_SECRET:
         return
-    if is_secret_hint(trace.hint):
-        spec = extract_inner_hint(trace.hint)
-        if is_base_configuration_inner_hint(spec) and isinstance(trace.value, str):
-            yield from _in_credentials(trace.value, names_a_location=hasattr(spec, "database"))
+    try:
+        is_secret, spec = _nature_of(trace.hint)
+    except TypeError:  # a hint that cannot be hashed
+        is_secret, spec = _nature_of.__wrapped__(trace.hint)
+    if is_secret:
+        if spec is not None and isinstance(trace.value, str):
+            yield from in_credentials(trace.value, names_a_location=hasattr(spec, "database"))
         else:
             yield from secrets_in(trace.value)
     elif SECRET_FIELD.search(trace.key):
         yield from secrets_in(trace.value)
 
 
-def _asked_for(field: str, result: tuple[Any, Any] | None) -> Iterator[str]:
+@functools.lru_cache(maxsize=1024)
+def _nature_of(hint: Any) -> tuple[bool, type[Any] | None]:
+    """Whether a hint is that of a secret, and the configuration that it asks for, if it does."""
+    from dlt.common.configuration.specs.base_configuration import (
+        extract_inner_hint,
+        is_base_configuration_inner_hint,
+        is_secret_hint,
+    )
+
+    if not is_secret_hint(hint):
+        return False, None
+    spec = extract_inner_hint(hint)
+    return True, spec if is_base_configuration_inner_hint(spec) else None
+
+
+def asked_for(field: str, result: tuple[Any, Any] | None) -> Iterator[str]:
     """What `dlt.secrets` gave, which is a secret whatever type was expected."""
     key = field.rpartition(".")[2]
-    if result is not None and key not in _NOT_SECRET:
+    if result is not None and key not in NOT_SECRET:
         yield from secrets_in(result[0], whole=_is_secret_part(key, whole=True))
-
-
-class SecretLearner:
-    """Feeds a redactor with what dlt resolves, from `attach()` until `detach()`.
-
-    Nothing in it may disturb the resolution: whatever goes wrong is handed to `on_error`.
-    """
-
-    def __init__(self, redactor: Redactor, on_error: Callable[[Exception], None]) -> None:
-        self._redactor = redactor
-        self._on_error = on_error
-        self._undo: list[Callable[[], None]] = []
-
-    def attach(self, *, dlt_was_used: bool = True) -> None:
-        """Wrap dlt's resolution, and learn what has been resolved so far.
-
-        Args:
-            dlt_was_used: Before dltobs, in this process. If not, only dlt's own runtime has been resolved,
-                and there is no need to walk through all objects.
-        """
-        from dlt.common.configuration.accessors import secrets
-        from dlt.common.configuration.specs.base_configuration import BaseConfiguration
-        from dlt.common.configuration.utils import TraceLogContext
-
-        self._wrap(BaseConfiguration, "call_method_in_mro", lambda given, _: _in_configuration(given[0]))
-        self._wrap(TraceLogContext, "log", lambda given, _: _in_trace(given[1]))
-        self._wrap(type(secrets), "_get_value", lambda given, result: _asked_for(given[1], result))
-        if dlt_was_used:
-            self._learn_earlier()
-        else:
-            self._learn_runtime()
-
-    def detach(self) -> None:
-        """Take the wrappers away."""
-        while self._undo:
-            self._undo.pop()()
-
-    def _wrap(self, owner: type, name: str, find: Callable[[tuple[Any, ...], Any], Iterator[str]]) -> None:
-        is_own = name in vars(owner)
-        original = getattr(owner, name)
-        learner = self
-        active = True
-
-        @functools.wraps(original)
-        def wrapper(*args: Any, **kwargs: Any) -> Any:
-            result = None
-            try:
-                result = original(*args, **kwargs)
-                return result
-            finally:
-                if active:
-                    learner._learn(lambda: find((*args, *kwargs.values()), result))
-
-        def undo() -> None:
-            nonlocal active
-            active = False
-            # somebody may have wrapped it after us; then ours stays in the chain and does nothing
-            if vars(owner).get(name) is wrapper:
-                if is_own:
-                    setattr(owner, name, original)
-                else:
-                    delattr(owner, name)
-
-        setattr(owner, name, wrapper)
-        self._undo.append(undo)
-
-    def _learn(self, find: Callable[[], Iterator[str]]) -> None:
-        try:
-            for secret in find():
-                self._redactor.add(secret)
-        except Exception as error:  # noqa: BLE001 - never into dlt's configuration resolution
-            with contextlib.suppress(Exception):
-                self._on_error(error)
-
-    def _learn_runtime(self) -> None:
-        """Learn from dlt's runtime, which the look-up of our own settings has started."""
-        from dlt.common.configuration.container import Container
-        from dlt.common.configuration.specs.pluggable_run_context import PluggableRunContext
-
-        runtime = Container()[PluggableRunContext].context.runtime_config
-        if runtime is not None:
-            self._learn(functools.partial(_in_configuration, runtime))
-
-    def _learn_earlier(self) -> None:
-        """Learn from the configurations that are alive, and look up again what the traces only name."""
-        from dlt.common import logger
-        from dlt.common.configuration.specs.base_configuration import BaseConfiguration
-        from dlt.common.configuration.utils import TraceLogContext
-        from dlt.pipeline.trace import SerializableResolvedValueTrace
-
-        if vars(logger)["LOGGER"] is None:
-            return
-
-        # by hand: issubclass() on an abstract base class is slow for the many types of a process
-        specs: dict[type, bool] = {}
-        for item in gc.get_objects():
-            kind = type(item)
-            if kind is SerializableResolvedValueTrace:
-                self._learn(functools.partial(_looked_up, item))
-            elif kind is TraceLogContext:
-                for trace in list(item.all_traces):
-                    self._learn(functools.partial(_in_trace, trace))
-            else:
-                if kind not in specs:
-                    specs[kind] = BaseConfiguration in kind.__mro__
-                if specs[kind]:
-                    self._learn(functools.partial(_in_configuration, item))
-
-
-def _looked_up(trace: Any) -> Iterator[str]:
-    """The value that a finished trace has blanked, from the provider that it names."""
-    from dlt.common.configuration.container import Container
-    from dlt.common.configuration.specs.pluggable_run_context import PluggableRunContext
-    from dlt.common.pipeline import PipelineContext
-    from dlt.common.typing import TSecretValue
-
-    is_secret = trace.is_secret_hint or SECRET_FIELD.search(trace.key)
-    if trace.key in _NOT_SECRET or not is_secret:
-        return
-    container = Container()
-    active = container[PipelineContext]
-    # the trace does not tell whether it was found below the name of a pipeline
-    names = (active.pipeline().pipeline_name, None) if active.is_active() else (None,)
-    for provider in container[PluggableRunContext].providers.providers:
-        if provider.name == trace.provider_name:
-            for name in names:
-                value, _ = provider.get_value(trace.key, TSecretValue, name, *trace.sections)
-                if isinstance(value, str) and trace.key == "credentials":
-                    yield from _in_credentials(value, names_a_location=_FILE.fullmatch(value) is not None)
-                else:
-                    yield from secrets_in(value)

@@ -7,26 +7,23 @@ import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from dltobs import _otel as otel
 from dltobs._deadline import reserve, run_within
-from dltobs._dispatch import Dispatcher, Sink
-from dltobs._excepthook import ExceptHook
 from dltobs._propagation import LoadThreads
-from dltobs._redaction import Redactor
-from dltobs._secrets import SecretLearner, secrets_in
-from dltobs._settings import application_has_provider
-from dltobs._tracker import Tracker
 from dltobs._warnings import Warner, logger
-from dltobs.exceptions import ConfigurationError
-from dltobs.sinks.delivery import Delivery
 
 if TYPE_CHECKING:
     import logging
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Sequence
 
+    from dltobs._dispatch import Dispatcher, Sink
+    from dltobs._excepthook import ExceptHook
+    from dltobs._learner import SecretLearner
+    from dltobs._redaction import Redactor
     from dltobs._settings import Settings
+    from dltobs._tracker import Tracker
     from dltobs.logs.attach import LoggerHook
     from dltobs.logs.handlers import FileHandler, RecentLines
+    from dltobs.sinks.delivery import Delivery
 
 _CLOSING_SHARE = 0.15
 """Of `flush_timeout`: for closing what did not flush in time."""
@@ -43,6 +40,7 @@ class Setup:
     warner: Warner
     deliveries: dict[str, Delivery]
     sinks: tuple[Sink, ...]
+    dispatcher: Dispatcher
     logger_hook: LoggerHook
     learner: SecretLearner
     tracker: Tracker
@@ -61,6 +59,7 @@ class Setup:
         """
         try:
             self.learner.attach(dlt_was_used=dlt_was_used)
+            self.logger_hook.warner = self.warner
             self.logger_hook.attach(self._handlers_for, self.settings.log_level)
             self.load_threads.attach()
             self.tracker.attach()
@@ -70,6 +69,45 @@ class Setup:
             self.detach()
             self._close_files()
             raise
+        self._get_ready()
+
+    def replace(self, old: Setup) -> None:
+        """Take the place of another set-up: its hooks stay where they are, and its runs go on here.
+
+        At no moment is a hook missing, so nothing comes out raw; then the old set-up is closed.
+        """
+        self.learner, self.load_threads = old.learner, old.load_threads
+        self.learner.redirect(self.redactor, lambda error: self.warner.internal_error("secrets", error))
+        self.logger_hook.warner = self.warner
+        self.logger_hook.attach(self._handlers_for, self.settings.log_level)
+        old._release_own_logger()
+        if self.excepthook is not None and old.excepthook is not None:
+            old.excepthook.redirect(self.redactor, self.exception_formatter)
+            self.excepthook = old.excepthook
+        elif self.excepthook is not None:
+            self.excepthook.attach()
+        elif old.excepthook is not None:
+            old.excepthook.detach()
+        if self.recent_lines is not None and old.recent_lines is not None:
+            self.recent_lines.take_over(old.recent_lines)
+        self._take_over_spans(old)
+        self.tracker.take_over(old.tracker)
+        if old.process == os.getpid():
+            old._deliver_and_close()
+        self._get_ready()
+
+    def _take_over_spans(self, old: Setup) -> None:
+        before, now = _span_sink_of(old.sinks), _span_sink_of(self.sinks)
+        if before is None or not before.open_runs:
+            return
+        if now is not None:
+            now.take_over(before.open_runs)
+            before.take_over({})
+        else:
+            # there are no spans any more, but the threads of these runs must be led out of theirs
+            self.dispatcher.retain(*self.sinks, before)
+
+    def _get_ready(self) -> None:
         if self.settings.sentry_dsn is not None and _dlt_has_sentry():
             self.warner.warn(
                 "dlt's own Sentry",
@@ -81,21 +119,27 @@ class Setup:
 
     def take_down(self) -> None:
         """Deliver what is left within `flush_timeout`, then undo `attach()`."""
-        if self.process != os.getpid():
+        self.tracker.detach()
+        if self.process == os.getpid():
             # a forked child has the hooks, but not the threads; what is queued belongs to the parent
+            self._deliver_and_close(self.detach)
+        else:
             self.detach()
-            return
+
+    def _deliver_and_close(self, detach: Callable[[], None] | None = None) -> None:
         whole = min(self.settings.flush_timeout, _LONGEST_TIMEOUT)
         deadline = time.monotonic() + whole
-        closing = whole * _CLOSING_SHARE
         try:
-            self.tracker.detach()
-            timeout = max(deadline - closing - time.monotonic(), 0.0)
+            timeout = whole * (1 - _CLOSING_SHARE)
             run_within(timeout, *(_flushing(sink, timeout) for sink in self.sinks))
         finally:
-            # sinks are closed while our handlers are still there to write what is lost
+            spans = _span_sink_of(self.sinks)
+            # no event follows the close of a sink, but for those that end the spans of open runs
+            self.dispatcher.retain(*([] if spans is None else [spans]))
+            # closed while our handlers are still there to write what is lost
             run_within(max(deadline - time.monotonic(), 0.0), *(sink.close for sink in self.sinks))
-            self.detach()
+            if detach is not None:
+                detach()
             self._close_files()
 
     def detach(self) -> None:
@@ -145,101 +189,9 @@ class Setup:
         self.own_logger_handlers = ()
 
 
-def build(settings: Settings, hook: LoggerHook | None) -> Setup:
-    """Make every part that may fail, attaching none.
-
-    Args:
-        settings: What to build.
-        hook: The hook on dlt's logger, if it is installed already.
-
-    Raises:
-        ConfigurationError: A part cannot be made of these settings.
-    """
-    from dltobs.logs.attach import LoggerHook
-    from dltobs.logs.build import file_handler, recent_lines
-
-    redactor = Redactor(keys=settings.redact_keys, patterns=settings.redact_patterns)
-    redactor.add(*_own_secrets(settings))
-    warner = Warner(redactor)
-    if hook is None:
-        hook = LoggerHook(warner)
-    else:
-        hook.warner = warner
-    log_file = file_handler(settings, redactor, warner)
-    deliveries: dict[str, Delivery] = {}
-    sinks: list[Sink] = []
-    try:
-        for sink in _own_sinks(settings, redactor, warner, deliveries):
-            sinks.append(sink)  # noqa: PERF402 - those made before a failure have to be closed
-        sinks += settings.sinks
-        recent = recent_lines(settings, warner)
-        setup = Setup(
-            settings=settings,
-            redactor=redactor,
-            warner=warner,
-            deliveries=deliveries,
-            sinks=tuple(sinks),
-            logger_hook=hook,
-            learner=SecretLearner(redactor, lambda error: warner.internal_error("secrets", error)),
-            tracker=Tracker(Dispatcher(sinks, redactor, warner), warner, recent, before_run=hook.refresh),
-            log_file=log_file,
-            recent_lines=recent,
-        )
-    except BaseException:
-        for sink in sinks:
-            sink.close()
-        if log_file is not None:
-            log_file.close()
-        raise
-    if settings.excepthook:
-        setup.excepthook = ExceptHook(redactor, setup.exception_formatter)
-    return setup
-
-
-def _own_sinks(
-    settings: Settings, redactor: Redactor, warner: Warner, deliveries: dict[str, Delivery]
-) -> Iterator[Sink]:
-    if settings.tracing != "off":
-        yield _span_sink(settings, redactor, warner, deliveries)
-    if settings.sentry_dsn is not None:
-        from dltobs.sinks.sentry import SentrySink
-
-        deliveries["sentry"] = Delivery("sentry", "events", warner)
-        try:
-            yield SentrySink(settings, redactor, deliveries["sentry"])
-        except Exception as error:  # noqa: BLE001 - whatever it is, it is a value that it refuses
-            raise ConfigurationError(
-                "sentry_dsn",
-                source=settings.source_of("sentry_dsn"),
-                problem=f"Sentry's client refuses this value ({type(error).__name__})",
-                expected="a DSN such as https://PUBLIC_KEY@o0.ingest.sentry.io/PROJECT_ID",
-            ) from None
-
-
-def _span_sink(
-    settings: Settings, redactor: Redactor, warner: Warner, deliveries: dict[str, Delivery]
-) -> Sink:
-    if not settings.builds_provider or application_has_provider():
-        from dltobs.sinks.late_spans import LateSpanSink
-
-        return LateSpanSink(settings, redactor)
-    from dltobs.sinks.spans import SpanSink
-
-    for name in settings.trace_exporters:
-        deliveries[name] = Delivery(name, "spans", warner)
-    return SpanSink(settings, redactor, deliveries)
-
-
-def _own_secrets(settings: Settings) -> set[str]:
-    """The secrets among our own settings and the variables that our exporters read."""
-    found: set[str] = set(otel.header_values())
-    if settings.sentry_dsn is not None:
-        found.update(secrets_in(settings.sentry_dsn))
-    for endpoint in (settings.otlp_endpoint, *map(otel.value_of, otel.ENDPOINTS)):
-        if endpoint:
-            # an endpoint is no secret as a whole: only what stands before its @ and in its query
-            found.update(secrets_in(endpoint, whole=False))
-    return found
+def _span_sink_of(sinks: Sequence[Sink]) -> Any:
+    """The span sink among these, early or late; None where there is none."""
+    return next((sink for sink in sinks if hasattr(sink, "open_runs") and hasattr(sink, "take_over")), None)
 
 
 def _dlt_has_sentry() -> bool:

@@ -149,3 +149,18 @@ def pending_packages_of(pipeline: Any) -> tuple[str, ...]:
     """The load ids that wait in the pipeline's working directory."""
     pending = [*pipeline.list_extracted_load_packages(), *pipeline.list_normalized_load_packages()]
     return tuple(dict.fromkeys(pending))
+
+
+def active_pipeline() -> Any:
+    """The pipeline that `dlt.pipeline()` without a name gives now; None if there is none."""
+    from dlt.common.configuration.container import Container
+    from dlt.common.pipeline import PipelineContext
+
+    context = Container()[PipelineContext]
+    return context.pipeline() if context.is_active() else None
+
+
+def reactivate(pipeline: Any) -> None:
+    """Make a pipeline the active one again, if another has been run since."""
+    if pipeline is not None and active_pipeline() is not pipeline:
+        pipeline.activate()

@@ -8,31 +8,37 @@ from __future__ import annotations
 
 import sys
 from contextvars import ContextVar
-from dataclasses import dataclass, field
+from dataclasses import replace
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from dltobs._context import RunContext, current_correlation, current_run
-from dltobs._describe import chain_of, text_of, type_name
+from dltobs._describe import text_of, type_name
 from dltobs._events import (
     Failure,
-    Outcome,
     RunFinished,
     RunStarted,
     StepFinished,
     StepStarted,
 )
-from dltobs._steps import StepDetail, detail_of, failure_of, pending_packages_of, run_of
+from dltobs._runs import OpenRun, OpenStep, comes_from, leave, live_error, outcome_of
+from dltobs._steps import (
+    StepDetail,
+    active_pipeline,
+    detail_of,
+    failure_of,
+    pending_packages_of,
+    reactivate,
+    run_of,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from contextvars import Token
 
     from dlt.common.pipeline import SupportsPipeline
     from dlt.pipeline.trace import PipelineStepTrace, PipelineTrace
 
     from dltobs._dispatch import Dispatcher
-    from dltobs._events import Run
     from dltobs._warnings import Warner
     from dltobs.logs.handlers import RecentLines
 
@@ -40,27 +46,6 @@ T = TypeVar("T")
 
 _inside: ContextVar[bool] = ContextVar("dltobs_inside_hook", default=False)
 """True while a hook of ours is on: a pipeline that a sink runs is not observed."""
-
-
-@dataclass(slots=True)
-class _Step:
-    name: str
-    started_at: datetime
-    token: Token[RunContext | None]
-
-
-@dataclass(slots=True)
-class _Run:
-    """The state of a run that is on; touched by its own thread only."""
-
-    run: Run
-    started_at: datetime
-    token: Token[RunContext | None]
-    error_at_start: BaseException | None
-    steps: list[_Step] = field(default_factory=list)
-    finished: list[StepFinished] = field(default_factory=list)
-    failed: StepFinished | None = None
-    error: BaseException | None = None
 
 
 class Tracker:
@@ -84,7 +69,8 @@ class Tracker:
         self._warner = warner
         self._recent_lines = recent_lines
         self._before_run = before_run
-        self._runs: dict[str, _Run] = {}
+        self._runs: dict[str, OpenRun] = {}
+        self._is_closing = False
 
     def __repr__(self) -> str:
         """Name us as dlt does in its warnings on tracking modules."""
@@ -97,11 +83,23 @@ class Tracker:
         trace.TRACKING_MODULES.append(self)
 
     def detach(self) -> None:
-        """Have dlt call them no more; runs that are on end unheard."""
+        """Have dlt call them no more, once the runs that are on have ended: their context must be left."""
+        self._is_closing = True
+        self._detach_when_idle()
+
+    def take_over(self, other: Tracker) -> None:
+        """Stand in the place of another tracker, and go on with the runs that it observes."""
         from dlt.pipeline import trace
 
-        # a new list: another thread may be walking through the old one
-        trace.TRACKING_MODULES = [module for module in trace.TRACKING_MODULES if module is not self]
+        self._runs = other._runs
+        trace.TRACKING_MODULES = [self if module is other else module for module in trace.TRACKING_MODULES]
+
+    def _detach_when_idle(self) -> None:
+        from dlt.pipeline import trace
+
+        if self._is_closing and not self._runs:
+            # a new list: another thread may be walking through the old one
+            trace.TRACKING_MODULES = [module for module in trace.TRACKING_MODULES if module is not self]
 
     def on_start_trace(self, trace: PipelineTrace, step: str, pipeline: SupportsPipeline) -> None:
         """A run begins."""
@@ -135,19 +133,24 @@ class Tracker:
         if _inside.get():
             return
         token = _inside.set(True)
+        active = None
         try:
+            active = active_pipeline()
             hook(*args)
         except Exception as error:  # noqa: BLE001 - never into the pipeline
             self._warner.internal_error("tracker", error)
         finally:
             _inside.reset(token)
+            self._attempt(None, lambda: reactivate(active))
 
     def _start_run(self, trace: PipelineTrace, step: str, pipeline: SupportsPipeline) -> None:
+        if self._is_closing:
+            return
         if self._before_run is not None:
             self._before_run()
         run = run_of(trace, pipeline)
         token = current_run.set(RunContext(run.pipeline, step, run.transaction_id))
-        state = _Run(run, trace.started_at, token, sys.exc_info()[1])
+        state = OpenRun(run, trace.started_at, token, sys.exc_info()[1])
         self._runs[run.transaction_id] = state
         if self._recent_lines is not None:
             self._recent_lines.begin(run.transaction_id)
@@ -161,7 +164,7 @@ class Tracker:
         self._update(state, trace, pipeline)
         token = current_run.set(RunContext(state.run.pipeline, step, trace.transaction_id))
         depth = len(state.steps)
-        state.steps.append(_Step(step, started_at, token))
+        state.steps.append(OpenStep(step, started_at, token))
         self._dispatcher.emit(StepStarted(state.run, step, depth, started_at))
 
     def _end_step(
@@ -181,14 +184,14 @@ class Tracker:
             state.finished.append(finished)
             self._dispatcher.emit(finished)
         finally:
-            _reset(step.token)
+            leave(step.token)
 
     def _step_finished(
-        self, state: _Run, step: _Step, step_trace: PipelineStepTrace, step_info: Any
+        self, state: OpenRun, step: OpenStep, step_trace: PipelineStepTrace, step_info: Any
     ) -> StepFinished:
         correlation = current_correlation()
         detail = self._attempt(StepDetail(), lambda: detail_of(step.name, step_info))
-        error = _live_error(state, step_trace)
+        error = live_error(state, step_trace)
         failure = self._failure(state, step.name, error, step_trace)
         finished = StepFinished(
             run=state.run,
@@ -210,7 +213,7 @@ class Tracker:
         return finished
 
     def _failure(
-        self, state: _Run, step: str, error: BaseException | None, step_trace: PipelineStepTrace
+        self, state: OpenRun, step: str, error: BaseException | None, step_trace: PipelineStepTrace
     ) -> Failure | None:
         """The failure of a step; that of the inner step from which it came, where there is one.
 
@@ -218,15 +221,17 @@ class Tracker:
         """
         if error is None:
             return None
-        if state.failed is not None and _contains(error, state.error):
+        if state.failed is not None and comes_from(error, state.error):
             return state.failed.failure
         state.error = error
         unknown = Failure(step, type_name(type(error)), text_of(error), False, (), "")  # noqa: FBT003
         return self._attempt(unknown, lambda: failure_of(step, error, step_trace.exception_traces))
 
-    def _update(self, state: _Run, trace: PipelineTrace, pipeline: SupportsPipeline) -> None:
+    def _update(self, state: OpenRun, trace: PipelineTrace, pipeline: SupportsPipeline) -> None:
         """Look at the identity again: destination and dataset may have been given to a step."""
-        state.run = self._attempt(state.run, lambda: run_of(trace, pipeline))
+        # but whether it is the first run is known at its start only: a load that succeeds ends that
+        first = state.run.first_run
+        state.run = self._attempt(state.run, lambda: replace(run_of(trace, pipeline), first_run=first))
 
     def _attempt(self, default: T, read: Callable[[], T]) -> T:
         """What `read` gives; if dlt has changed what it reads, one warning and the default."""
@@ -245,7 +250,7 @@ class Tracker:
             self._dispatcher.emit(
                 RunFinished(
                     run=state.run,
-                    outcome=_outcome(state),
+                    outcome=outcome_of(state),
                     started_at=state.started_at,
                     finished_at=trace.finished_at or datetime.now(timezone.utc),
                     steps=tuple(state.finished),
@@ -257,39 +262,5 @@ class Tracker:
                 )
             )
         finally:
-            _reset(state.token)
-
-
-def _live_error(state: _Run, step_trace: PipelineStepTrace) -> BaseException | None:
-    """The exception that ends the step.
-
-    The hook runs in a `finally`, so it is the current one. A run that somebody calls in an `except` block
-    sees that outer exception even when it succeeds.
-    """
-    error = sys.exc_info()[1]
-    if step_trace.step_exception is not None or error is not state.error_at_start:
-        return error
-    return None
-
-
-def _contains(error: BaseException, other: BaseException | None) -> bool:
-    """Whether one exception was raised while or because the other was."""
-    return any(one is other for one in chain_of(error))
-
-
-def _outcome(state: _Run) -> Outcome:
-    if any(step.failure is not None and step.depth == 0 for step in state.finished):
-        return "failed"
-    if any(step.failed_jobs for step in state.finished):
-        return "ok_with_failed_jobs"
-    if not any(step.packages for step in state.finished):
-        return "no_data"
-    return "ok"
-
-
-def _reset(token: Token[RunContext | None]) -> None:
-    try:
-        current_run.reset(token)
-    except ValueError:
-        # ended in another context than begun: the best that is left
-        current_run.set(token.old_value if isinstance(token.old_value, RunContext) else None)
+            leave(state.token)
+            self._detach_when_idle()

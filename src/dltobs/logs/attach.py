@@ -7,6 +7,7 @@ process. So the hook wraps the function that does this.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 from dataclasses import dataclass, field
@@ -85,10 +86,23 @@ class LoggerHook:
             handlers_for: Gives the handlers for a log format of dlt's (`JSON` or a format string).
             level: The level for the logger, whoever else has set one; None leaves that to them.
         """
-        self._handlers_for = handlers_for
-        self._level = level
-        self._was_attached = True
-        self.refresh()
+        with self._lock:
+            adopted, level_before = self._adopted, self._level
+            self._handlers_for = handlers_for
+            self._level = level
+            self._was_attached = True
+            if adopted is None or adopted.logger is not current_logger():
+                self.refresh()
+                return
+            # the new ones before the old ones go: what is logged meanwhile must not come out raw
+            outgoing, adopted.handlers = adopted.handlers, self._handlers_now(configured()[0])
+            self._put_on(adopted.logger, adopted.handlers)
+            for handler in outgoing:
+                adopted.logger.removeHandler(handler)
+            if level is not None:
+                adopted.logger.setLevel(level)
+            elif level_before is not None and adopted.logger.level == level_before:
+                adopted.logger.setLevel(adopted.level)
 
     def refresh(self) -> None:
         """Look whether dlt logs through another logger now (Airflow swaps it), and follow it."""
@@ -117,7 +131,8 @@ class LoggerHook:
                 return
             if not self._was_attached:
                 # nothing was set up after all, so nothing of what dlt does is held back
-                dlt_logger.LOGGER = self._original(*self._last_call)
+                with contextlib.suppress(Exception):  # as a level that dlt itself has refused already
+                    dlt_logger.LOGGER = self._original(*self._last_call)
             elif self._last_call[2] == "JSON":
                 self._give_json_back(self._original, self._last_call)
 
@@ -146,9 +161,7 @@ class LoggerHook:
         return created
 
     def _adopt(self, logger: logging.Logger, fmt: str, *, keep_level: bool = False) -> None:
-        assert self._handlers_for is not None  # noqa: S101 - both callers have looked
-        # without any handler, logging's last resort would print warnings, unredacted
-        handlers = self._handlers_for(fmt) or (logging.NullHandler(),)
+        handlers = self._handlers_now(fmt)
         self._adopted = adopted = _Adopted(logger, logger.level, handlers)
         for position, handler in enumerate(logger.handlers[:]):
             if handler in self._dlts_handlers or is_dlts_own(handler):
@@ -157,6 +170,11 @@ class LoggerHook:
         if self._level is not None and not keep_level:
             logger.setLevel(self._level)
         self._put_on(logger, handlers)
+
+    def _handlers_now(self, fmt: str) -> Sequence[logging.Handler]:
+        assert self._handlers_for is not None  # noqa: S101 - the callers have looked
+        # without any handler, logging's last resort would print warnings, unredacted
+        return self._handlers_for(fmt) or (logging.NullHandler(),)
 
     def _put_on(self, logger: logging.Logger, handlers: Sequence[logging.Handler]) -> None:
         logger.addFilter(self._filter)

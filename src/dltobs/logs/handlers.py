@@ -161,6 +161,10 @@ class RecentLines(SafeHandler):
         """Start to remember for a run."""
         self._lines[transaction_id] = collections.deque(maxlen=_LINES_OF_A_RUN)
 
+    def take_over(self, other: RecentLines) -> None:
+        """Go on with what another memory knows of the runs that are on."""
+        self._lines = other._lines
+
     def take(self, transaction_id: str) -> tuple[LogLine, ...]:
         """The lines of a run, oldest first; they are forgotten."""
         return tuple(self._lines.pop(transaction_id, ()))

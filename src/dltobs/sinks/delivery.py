@@ -10,6 +10,9 @@ if TYPE_CHECKING:
     from dltobs._warnings import Warner
 
 
+_REASON_LENGTH = 120
+
+
 @dataclass(frozen=True, slots=True)
 class BackendStatus:
     """What became of what was sent to a back end since `configure()`.
@@ -110,9 +113,10 @@ class Delivery:
 
     def _warn(self, count: int, reason: str) -> None:
         if count > 0:
+            items = self._items if count != 1 else self._items[:-1]
             self._warner.warn(
                 self.name,
-                f"{self.name}: {count} {self._items} could not be delivered: {reason}",
+                f"{self.name}: {count} {items} could not be delivered: {reason}",
                 reason=reason,
             )
 
@@ -139,4 +143,6 @@ def reason_of(error: BaseException) -> str:
         return innermost.strerror.lower()
     if "timeout" in type(error).__name__.lower() or isinstance(innermost, TimeoutError):
         return "timed out"
+    if isinstance(innermost, OSError) and str(innermost):
+        return str(innermost).splitlines()[0][:_REASON_LENGTH]
     return type(innermost).__name__

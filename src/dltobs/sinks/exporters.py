@@ -141,7 +141,7 @@ def _rebuilt(span: ReadableSpan, redactor: Redactor, resource: Resource) -> Read
     events = [_event(event, redactor, kept) for event in span.events]
     links = [_link(link, redactor) for link in span.links]
     description = span.status.description or ""
-    clean_description = redactor.text(description)
+    clean_description = redactor.text(description) if description else ""
     if (
         name is span.name
         and resource is span.resource

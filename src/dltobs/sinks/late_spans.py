@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from dltobs._events import Event
     from dltobs._redaction import Redactor
     from dltobs._settings import Settings
-    from dltobs.sinks.spans import SpanSink
+    from dltobs.sinks.spans import OpenRun, SpanSink
 
 
 class LateSpanSink:
@@ -40,6 +40,18 @@ class LateSpanSink:
     def flush(self, timeout: float) -> bool:
         """The application flushes its own provider."""
         return self._sink is None or self._sink.flush(timeout)
+
+    @property
+    def open_runs(self) -> dict[str, OpenRun]:
+        """The runs that are on, by transaction id."""
+        return {} if self._sink is None else self._sink.open_runs
+
+    def take_over(self, runs: dict[str, OpenRun]) -> None:
+        """Go on with the runs of another sink."""
+        from dltobs.sinks.spans import SpanSink
+
+        self._sink = SpanSink(self._settings, self._redactor, {})
+        self._sink.take_over(runs)
 
     def close(self) -> None:
         """End the spans that are still open."""

@@ -215,6 +215,7 @@ def _checked_exporter(name: str, settings: Settings, redactor: Redactor) -> tupl
     for complaint in ear.complaints:
         is_headers = complaint.name == "opentelemetry.util.re"  # it shows the header with its value
         problem = problem or ("the headers cannot be read" if is_headers else complaint.getMessage())
+    stop_listening()
     raise ConfigurationError(
         "otlp_endpoint" if name == "otlp" else "tracing",
         source="environment variables OTEL_EXPORTER_OTLP_*",

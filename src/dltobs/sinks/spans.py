@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from opentelemetry import context, trace
 from opentelemetry.trace import Span, SpanKind, Status, StatusCode, Tracer
 
+from dltobs._describe import shortened
 from dltobs._events import RunFinished, RunStarted, StepFinished, StepStarted
 from dltobs._settings import application_has_provider
 from dltobs._version import __version__
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from dltobs.sinks.provider import OwnTracing
 
 _DESCRIPTION_LENGTH = 1024
+_STACKTRACE_LENGTH = 64 * 1024
 _CLOSING_TIMEOUT = 0.3
 """Seconds to export spans that the end of the set-up has ended."""
 
@@ -39,7 +41,9 @@ class _OpenSpan:
 
 
 @dataclass(slots=True)
-class _OpenRun:
+class OpenRun:
+    """A run whose spans are open, outermost first; the root stays open until the run's outcome is known."""
+
     tracer: Tracer
     is_own: bool
     spans: list[_OpenSpan] = field(default_factory=list)
@@ -63,8 +67,9 @@ class SpanSink:
 
     def __init__(self, settings: Settings, redactor: Redactor, deliveries: Mapping[str, Delivery]) -> None:
         self._tags = {f"dlt.tag.{name}": value for name, value in settings.tags.items()}
-        self._runs: dict[str, _OpenRun] = {}
+        self._runs: dict[str, OpenRun] = {}
         self._lock = threading.Lock()
+        self._is_closed = False
         self._provider: TracerProvider | None = None
         self._own: OwnTracing | None = None
         if settings.builds_provider and not application_has_provider():
@@ -88,8 +93,13 @@ class SpanSink:
         return self._own is None or self._own.flush(timeout)
 
     def close(self) -> None:
-        """End the spans that are still open, and take our processors away."""
-        runs = [self._runs.pop(key) for key in list(self._runs)]
+        """End the spans that are still open, and take our processors away.
+
+        The threads of runs that are on still have their spans as current ones; the events that end those
+        runs put that right.
+        """
+        self._is_closed = True
+        runs = list(self._runs.values())
         for run in runs:
             for item in reversed(run.spans):
                 item.span.end()
@@ -100,10 +110,20 @@ class SpanSink:
                 self._own.flush(_CLOSING_TIMEOUT)
             self._own.close()
 
+    @property
+    def open_runs(self) -> dict[str, OpenRun]:
+        """The runs that are on, by transaction id."""
+        return self._runs
+
+    def take_over(self, runs: dict[str, OpenRun]) -> None:
+        """Go on with the runs of another sink: their spans end here, and are exported from here."""
+        self._runs = runs
+        self._tracer()
+
     def _start_run(self, event: RunStarted) -> None:
         found = self._tracer()
         if found is not None:
-            self._runs[event.run.transaction_id] = _OpenRun(*found)
+            self._runs[event.run.transaction_id] = OpenRun(*found)
 
     def _tracer(self) -> tuple[Tracer, bool] | None:
         if application_has_provider():
@@ -117,7 +137,7 @@ class SpanSink:
 
     def _start_step(self, event: StepStarted) -> None:
         run = self._runs.get(event.run.transaction_id)
-        if run is None:
+        if run is None or self._is_closed:
             return
         is_root = event.depth == 0
         attributes: dict[str, Any] = {**_identity(event.run), "dlt.step": event.step, **self._tags}
@@ -139,6 +159,9 @@ class SpanSink:
         if run is None or not run.spans:
             return
         item = run.spans.pop()
+        if self._is_closed:  # the span has been ended
+            context.detach(item.token)
+            return
         try:
             _describe_step(item.span, event)
         finally:
@@ -150,7 +173,7 @@ class SpanSink:
 
     def _end_run(self, event: RunFinished) -> None:
         run = self._runs.pop(event.run.transaction_id, None)
-        if run is None or run.root is None:
+        if run is None or run.root is None or self._is_closed:
             return
         run.root.set_attributes({**_identity(event.run), "dlt.outcome": event.outcome})
         last = event.steps[-1].finished_at if event.steps else event.finished_at
@@ -207,7 +230,7 @@ def _describe_failure(span: Span, failure: Failure, at: datetime) -> None:
         {
             "exception.type": failure.error_type,
             "exception.message": failure.message,
-            "exception.stacktrace": failure.stacktrace,
+            "exception.stacktrace": shortened(failure.stacktrace, _STACKTRACE_LENGTH),
         },
         _nanoseconds(at),
     )
