@@ -547,3 +547,28 @@ def test_nothing_comes_out_raw_while_one_set_up_replaces_another(monkeypatch, ca
     written = capfd.readouterr().err
     assert "with ***" in written
     assert SECRET not in written
+
+
+@pytest.mark.parametrize("ending", ["sys.exit(0)", "dltobs.shutdown(); os._exit(0)"])
+def test_a_forked_child_delivers_what_it_has_made_itself(tmp_path, otlp, ending):
+    """Without a configure() of its own; the parent's spans are the parent's."""
+    result = run_script(
+        """
+        import dltobs
+        dltobs.configure()
+        pipeline("parent").run([{"id": 1}], table_name="x")
+        if not (child := os.fork()):
+            pipeline("child").run([{"id": 1}], table_name="x")
+            ENDING
+        print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+        """.replace("ENDING", ending),
+        tmp_path,
+        DLTOBS__OTLP_ENDPOINT=otlp.url,
+        PYTHONWARNINGS="ignore::DeprecationWarning",
+    )
+    assert result.stdout.split() == ["0"], result.stderr
+    assert sorted(span.name for span in otlp.spans if span.name.startswith("run")) == [
+        "run child",
+        "run parent",
+    ]
+    assert len(otlp.spans) == 8

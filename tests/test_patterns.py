@@ -368,3 +368,16 @@ def test_the_time_for_a_repetitive_text_grows_with_its_length_and_not_faster(nam
     small, large = seconds(12_500), seconds(100_000)
     # eight times the text: quadratic work would take 64 times as long
     assert large < max(24 * small, 0.05)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["Invalid token: token has expired", "token = client.get_token()", "PWD=/home/user", "secret = load()"],
+)
+def test_prose_and_code_that_name_a_secret_are_left_as_they_are(text):
+    assert Redactor().text(text) == text
+
+
+@pytest.mark.parametrize("text", ["token = abc(def", "PWD=/home/user1 pwd=/x", "password: a.b()c"])
+def test_a_value_that_only_looks_like_code_is_still_withheld(text):
+    assert "***" in Redactor().text(text)

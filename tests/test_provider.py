@@ -510,3 +510,22 @@ def test_spans_between_two_set_ups_go_nowhere_and_count_nowhere(otlp, pipeline):
     assert "between" not in {span.name for server in (otlp, other) for span in server.spans}
     assert dltobs.status()["otlp"] == dltobs.BackendStatus(delivered=4)
     other.close()
+
+
+def test_a_value_that_opentelemetry_has_cut_in_a_secret_keeps_no_half_of_it(monkeypatch, otlp, pipeline):
+    """Its limit cuts when the attribute is set, long before anything is redacted."""
+    monkeypatch.setenv("OTEL_ATTRIBUTE_VALUE_LENGTH_LIMIT", "24")
+    monkeypatch.setenv("API_KEY", SECRET)
+
+    @dlt.resource
+    def rows(api_key: str = dlt.secrets.value):
+        with trace.get_tracer("user").start_as_current_span("get") as span:
+            span.set_attribute("url.full", f"http://h/{api_key}")
+            span.set_attribute("short", "http://h/")
+        yield {"id": 1}
+
+    dltobs.configure(otlp_endpoint=otlp.url, console="off")
+    pipeline().run(rows())
+    dltobs.shutdown()
+    attributes = attributes_of(otlp.named("get"))
+    assert attributes == {"url.full": "http://h/***", "short": "http://h/"}

@@ -103,7 +103,7 @@ def test_a_standard_variable_counts_where_ours_is_silent(monkeypatch, variable, 
         ("DLTOBS__LOG__FILE", "log__file", "perhaps DLTOBS__LOG_FILE"),
         ("config.toml", "log_fle", "perhaps log_file"),
         ("secrets.toml", "sentry_dns", "perhaps sentry_dsn"),
-        ("DLTOBS__SINKS", "sinks", "one of the settings"),
+        ("DLTOBS__SINKS", "sinks", "argument of configure()"),
     ],
 )
 def test_a_misspelt_name_is_refused_with_the_nearest_known_one(

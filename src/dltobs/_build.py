@@ -9,9 +9,9 @@ from dltobs._describe import text_of
 from dltobs._dispatch import Dispatcher, Sink
 from dltobs._excepthook import ExceptHook
 from dltobs._learner import SecretLearner
+from dltobs._otel import application_has_provider
 from dltobs._redaction import Redactor
 from dltobs._secrets import secrets_in
-from dltobs._settings import application_has_provider
 from dltobs._setup import Setup
 from dltobs._tracker import Tracker
 from dltobs._warnings import Warner

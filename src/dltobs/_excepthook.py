@@ -244,7 +244,8 @@ def _call(hook: Callable[[], object]) -> None:
 
 def _record(message: str, thread: str) -> logging.LogRecord:
     record = logging.LogRecord("stderr", logging.ERROR, "", 0, message, None, None, None)
-    record.threadName = thread
+    # nobody knows where it was written
+    record.__dict__.update(threadName=thread, filename=None, lineno=None, funcName=None)
     return record
 
 

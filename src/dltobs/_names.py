@@ -50,7 +50,7 @@ _INSIDE = r"""[^\s"'`,;&)}\]\\<>]|\\(?!\\{0,8}[nrt"'])|[,;&](?![\s,;&]|\Z|[\w.\-
 """A separator belongs to a value where neither a space nor the next assignment follows."""
 
 _WORD = rf"""(?![({{\[,;&])(?:{_INSIDE})+"""
-_BARE = lazy(rf"(?:(?:bearer|basic|token|digest)[ \t]+)?{_WORD}", re.IGNORECASE)
+_BARE = lazy(rf"(?:(?:bearer|basic|digest)[ \t]+)?{_WORD}", re.IGNORECASE)
 _HEADER = lazy(rf"(?:[a-z][\w\-]{{0,40}}[ \t]+)?{_WORD}", re.IGNORECASE)
 _COOKIES = lazy(r"""[^\r\n"'\\]+""")
 
@@ -149,11 +149,22 @@ class KeyNames:
             value.rstrip(".").lower() in _NOTHING
             or value.endswith(f" {MARKER}")
             or (value == name and text[bare.end() : bare.end() + 1] in {",", ")"})
+            # `Invalid token: token has expired`
+            or (lower.endswith(value.lower()) and ":" in match["gap"] and text.startswith(" ", bare.end()))
+            or (name == "PWD" and value.startswith("/"))  # the working directory of a shell
+            or _is_call(value, text[bare.end() : bare.end() + 2])
             or _CODE.fullmatch(value)
             or (_NUMBER.fullmatch(value) and not self.covers(name, 0))
             or (_PROSE.search(name) and not _NOT_PROSE.match(value))
         )
         return _NOWHERE if is_harmless else bare.span()
+
+
+def _is_call(value: str, following: str) -> bool:
+    """Whether a value is that of a line of code: `token = client.get_token()`."""
+    callee = value.removesuffix("(")
+    is_closed = following[:1] == ")" and not following[1:].isalnum()
+    return callee != value and is_closed and all(part.isidentifier() for part in callee.split("."))
 
 
 def _quoted_value(text: str, quote: re.Match[str]) -> tuple[int, int]:

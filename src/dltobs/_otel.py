@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from typing import TYPE_CHECKING
 from urllib.parse import unquote
 
@@ -113,3 +114,14 @@ def service_name() -> str | None:
 def fingerprint() -> int:
     """A number that changes with the variables, and does not tell what they hold."""
     return hash(frozenset(pair for pair in os.environ.items() if pair[0].startswith("OTEL_")))
+
+
+def application_has_provider() -> bool:
+    """Whether somebody but dltobs has set OpenTelemetry's global tracer provider by now."""
+    if "opentelemetry.trace" not in sys.modules and "OTEL_PYTHON_TRACER_PROVIDER" not in os.environ:
+        return False
+    from opentelemetry import trace
+
+    provider = trace.get_tracer_provider()
+    is_unset = isinstance(provider, trace.ProxyTracerProvider)
+    return not is_unset and not type(provider).__module__.startswith("dltobs.")

@@ -30,6 +30,9 @@ if TYPE_CHECKING:
 
     T = TypeVar("T")
 
+_TELLING_LENGTH = 4
+"""Fewer characters at the end of a text are rather an accident than the beginning of a secret."""
+
 _QUOTING = -1
 """Stands for a rule: the text has URL quoting, so it is to be searched without it as well."""
 
@@ -115,6 +118,16 @@ class Redactor:
         for pattern in self._patterns:
             clean = pattern.sub(MARKER, clean)
         return text if clean == text else clean
+
+    def cut_text(self, text: str) -> str:
+        """As `text()`, for one that may have been cut off in the middle of a secret."""
+        clean = self.text(text)
+        for forms, _ in list(self._forms.values()):
+            for form in forms:
+                for length in range(min(len(form) - 1, len(clean)), _TELLING_LENGTH - 1, -1):
+                    if clean.endswith(form[:length]):
+                        return clean[:-length] + MARKER
+        return clean
 
     def redact(self, value: T) -> T:
         """A value of the same shape without secrets, which shares with it what did not change.

@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from dltobs import _otel as otel
 from dltobs import _parse as parse
+from dltobs._otel import application_has_provider
 from dltobs._redaction import Redactor
-from dltobs._settings import FIELDS, Settings, application_has_provider
+from dltobs._settings import FIELDS, Settings
 from dltobs.exceptions import ConfigurationError
 
 if TYPE_CHECKING:
@@ -186,6 +187,13 @@ def _refuse_unknown_variables() -> None:
     for variable in os.environ:
         if variable.startswith(_PREFIX):
             name = variable[len(_PREFIX) :]
+            if name == "SINKS":
+                raise ConfigurationError(
+                    "sinks",
+                    source=f"environment variable {variable}",
+                    problem="sinks are objects, which a variable cannot hold",
+                    expected=f"an {_ARGUMENT}",
+                )
             if name.lower() not in FIELDS or name != name.upper():
                 raise _unknown(name.lower(), f"environment variable {variable}", list(FIELDS), _variable_of)
 

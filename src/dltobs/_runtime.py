@@ -107,9 +107,13 @@ def _installed_hook() -> LoggerHook:
 
 def _at_exit() -> None:
     running = _state.runtime
-    # a forked child inherits this handler, but not the threads; the parent delivers
-    if running is not None and running.process == os.getpid():
+    if running is None:
+        return
+    if running.process == os.getpid():
         shutdown()
+    elif any(delivery.pending for delivery in _state.deliveries):
+        # a forked child delivers what it has made itself; the rest is its parent's
+        running.deliver()
 
 
 def _after_fork() -> None:

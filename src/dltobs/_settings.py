@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import os
-import sys
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypedDict
 
@@ -12,6 +10,7 @@ from dltobs import _otel as otel
 from dltobs import _parse as parse
 
 if TYPE_CHECKING:
+    import os
     import re
     from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
@@ -134,14 +133,3 @@ class Arguments(TypedDict, total=False):
 
 FIELDS = {one.name: one for one in dataclasses.fields(Settings) if "parse" in one.metadata}
 """What can be configured from outside, by name; the metadata are those of `_setting`."""
-
-
-def application_has_provider() -> bool:
-    """Whether somebody but dltobs has set OpenTelemetry's global tracer provider by now."""
-    if "opentelemetry.trace" not in sys.modules and "OTEL_PYTHON_TRACER_PROVIDER" not in os.environ:
-        return False
-    from opentelemetry import trace
-
-    provider = trace.get_tracer_provider()
-    is_unset = isinstance(provider, trace.ProxyTracerProvider)
-    return not is_unset and not type(provider).__module__.startswith("dltobs.")

@@ -121,17 +121,26 @@ class Setup:
         """Deliver what is left within `flush_timeout`, then undo `attach()`."""
         self.tracker.detach()
         if self.process == os.getpid():
-            # a forked child has the hooks, but not the threads; what is queued belongs to the parent
             self._deliver_and_close(self.detach)
-        else:
-            self.detach()
+            return
+        # a forked child has the hooks; it delivers what it has made itself, the rest is its parent's
+        if any(delivery.pending for delivery in self.deliveries.values()):
+            self.deliver()
+        self.detach()
+
+    @property
+    def _timeout(self) -> float:
+        return min(self.settings.flush_timeout, _LONGEST_TIMEOUT)
+
+    def deliver(self) -> None:
+        """Have all sinks deliver, side by side; some of `flush_timeout` is left for closing them."""
+        timeout = self._timeout * (1 - _CLOSING_SHARE)
+        run_within(timeout, *(_flushing(sink, timeout) for sink in self.sinks))
 
     def _deliver_and_close(self, detach: Callable[[], None] | None = None) -> None:
-        whole = min(self.settings.flush_timeout, _LONGEST_TIMEOUT)
-        deadline = time.monotonic() + whole
+        deadline = time.monotonic() + self._timeout
         try:
-            timeout = whole * (1 - _CLOSING_SHARE)
-            run_within(timeout, *(_flushing(sink, timeout) for sink in self.sinks))
+            self.deliver()
         finally:
             spans = _span_sink_of(self.sinks)
             # no event follows the close of a sink, but for those that end the spans of open runs

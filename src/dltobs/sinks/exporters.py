@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from opentelemetry.attributes import BoundedAttributes
 from opentelemetry.sdk.resources import Resource
-from opentelemetry.sdk.trace import Event, ReadableSpan
+from opentelemetry.sdk.trace import Event, ReadableSpan, SpanLimits
 from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 from opentelemetry.sdk.util import BoundedList
 from opentelemetry.trace import Link
@@ -54,7 +54,9 @@ class RedactingExporter(SpanExporter):
         self, exporter: SpanExporter, redactor: Redactor, delivery: Delivery, resource: Resource, ear: Ear
     ) -> None:
         self._exporter = exporter
-        self._redactor = redactor
+        limits = SpanLimits()
+        lengths = frozenset(filter(None, (limits.max_attribute_length, limits.max_span_attribute_length)))
+        self._redactor: Any = _CutAware(redactor, lengths) if lengths else redactor
         self._delivery = delivery
         self._resource = resource
         self._ear = ear
@@ -107,6 +109,24 @@ class RedactingExporter(SpanExporter):
             except Exception:  # noqa: BLE001 - as above
                 clean.append(_rebuilt(span, withholding, resource))
         return clean
+
+
+class _CutAware:
+    """A redactor for attributes that OpenTelemetry has cut to a length, perhaps in the middle of a secret."""
+
+    def __init__(self, redactor: Redactor, lengths: frozenset[int]) -> None:
+        self.text = redactor.text
+        self._redactor = redactor
+        self._lengths = lengths
+
+    def redact(self, value: Mapping[str, Any]) -> dict[str, Any]:
+        clean = self._redactor.redact(value)
+        was_cut = {
+            key: self._redactor.cut_text(clean[key])
+            for key, item in value.items()
+            if isinstance(item, str) and len(item) in self._lengths and key in clean
+        }
+        return {**clean, **was_cut} if was_cut else dict(clean)
 
 
 class _Withholding:

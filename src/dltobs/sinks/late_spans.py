@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from dltobs._events import RunStarted
-from dltobs._settings import application_has_provider
+from dltobs._otel import application_has_provider
 
 if TYPE_CHECKING:
     from dltobs._events import Event

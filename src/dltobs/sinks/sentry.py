@@ -33,7 +33,7 @@ _BREADCRUMB = ("timestamp", "level", "type")
 _TRACE_CONTEXT = ("trace_id", "span_id", "op", "status")
 _DLT_CONTEXT = (
     "pipeline", "step", "transaction_id", "load_id", "destination", "destination_type", "dataset",
-    "pending_packages", "partially_loaded_packages",
+    "pending_packages", "partially_loaded_packages", "steps",
 )  # fmt: skip
 
 

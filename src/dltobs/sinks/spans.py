@@ -11,7 +11,7 @@ from opentelemetry.trace import Span, SpanKind, Status, StatusCode, Tracer
 
 from dltobs._describe import shortened
 from dltobs._events import RunFinished, RunStarted, StepFinished, StepStarted
-from dltobs._settings import application_has_provider
+from dltobs._otel import application_has_provider
 from dltobs._version import __version__
 
 if TYPE_CHECKING:
