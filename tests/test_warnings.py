@@ -67,11 +67,15 @@ def test_an_error_that_cannot_print_itself_is_still_named(warner, caplog):
 
 
 def test_a_handler_that_raises_does_not_make_a_warning_an_error(warner):
+    seen = []
+
     class Raising(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
+            seen.append(record.getMessage())
             raise RuntimeError(record)
 
     handler = Raising()
     logging.getLogger("dltobs").addHandler(handler)
     warner.warn("otlp", "cannot be reached")
     logging.getLogger("dltobs").removeHandler(handler)
+    assert seen == ["cannot be reached"]

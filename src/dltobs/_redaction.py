@@ -97,10 +97,6 @@ class Redactor:
         """The secret values known so far. Handle with care."""
         return frozenset(list(self._forms))
 
-    def is_secret_name(self, name: str) -> bool:
-        """Whether a text under this name is withheld: `password`, `api_key`, …."""
-        return self._keys.covers(name, "")
-
     def finds(self, text: str) -> bool:
         """Whether `text` may contain a secret. False means that `text()` would return it unchanged."""
         if self._patterns:
