@@ -26,6 +26,16 @@ def broken():
 """
 """A pipeline factory as that of the fixture `pipeline`, and a resource that fails."""
 
+WITHOUT_THREADS = """
+@dlt.destination(name="nowhere")
+def nowhere(items, table):
+    pass
+
+def load(name):
+    dlt.pipeline(name, pipelines_dir="pipelines", destination=nowhere).run([{"id": 1}], table_name="x")
+"""
+"""Loads without DuckDB, whose own threads do not survive a fork."""
+
 
 def run_script(
     source: str, folder: Path, *, timeout: float = 60, prelude: str = PRELUDE, **variables: str

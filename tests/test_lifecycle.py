@@ -25,7 +25,7 @@ from dltobs import ConfigurationError, _deadline, _state
 from dltobs._context import current_run
 from dltobs._propagation import LoadThreads
 from recording import FailingSink, RecordingSink
-from scripts import run_script
+from scripts import PRELUDE, WITHOUT_THREADS, run_script
 from servers import OtlpServer, attributes_of
 
 SLACK = 2.0
@@ -387,15 +387,16 @@ def test_a_forked_child_that_configures_delivers_its_own_runs(tmp_path, otlp):
         """
         import dltobs
         dltobs.configure()
-        pipeline("parent").run([{"id": 1}], table_name="orders")
+        load("parent")
         child = os.fork()
         if child == 0:
             dltobs.configure()
-            pipeline("child").run([{"id": 1}], table_name="orders")
+            load("child")
             sys.exit(0)
         print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
         """,
         tmp_path,
+        prelude=PRELUDE + WITHOUT_THREADS,
         DLTOBS__OTLP_ENDPOINT=otlp.url,
     )
     assert result.stdout.split() == ["0"], result.stderr
@@ -556,13 +557,14 @@ def test_a_forked_child_delivers_what_it_has_made_itself(tmp_path, otlp, ending)
         """
         import dltobs
         dltobs.configure()
-        pipeline("parent").run([{"id": 1}], table_name="x")
+        load("parent")
         if not (child := os.fork()):
-            pipeline("child").run([{"id": 1}], table_name="x")
+            load("child")
             ENDING
         print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
         """.replace("ENDING", ending),
         tmp_path,
+        prelude=PRELUDE + WITHOUT_THREADS,
         DLTOBS__OTLP_ENDPOINT=otlp.url,
         PYTHONWARNINGS="ignore::DeprecationWarning",
     )
