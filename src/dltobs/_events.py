@@ -105,12 +105,74 @@ class Package:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Table:
-    """What a step wrote for a table. `internal`: one of dlt's own (`_dlt_loads`, …)."""
+    """What a step wrote for a table.
+
+    `internal`: one of dlt's own (`_dlt_loads`, …). `started_at` and `finished_at` are the window in which its
+    files were written, None where dlt does not tell.
+    """
 
     name: str
     rows: int
     bytes: int
     internal: bool
+    started_at: datetime | None = None
+    finished_at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Resource:
+    """What extract got from a resource; the window is that of its writes, as of `Table`."""
+
+    name: str
+    rows: int
+    bytes: int
+    started_at: datetime | None = None
+    finished_at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Attempt:
+    """One try of a load job. `state` is what it ended in: `completed`, `failed` or `retry`."""
+
+    job_id: str
+    number: int
+    state: str = field(metadata=KEEP)
+    started_at: datetime
+    finished_at: datetime
+    error_type: str | None = field(default=None, metadata=KEEP)
+    message: str | None = None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Job:
+    """A load job. `state` is dlt's: `completed`, `failed` or `retry`; times are None where dlt does not tell.
+
+    `rows` is None where the rows of its file are not known, `attempts` are the tries of this run.
+    """
+
+    job_id: str
+    table: str
+    internal: bool
+    state: str = field(metadata=KEEP)
+    file_format: str | None = None
+    rows: int | None = None
+    bytes: int | None = None
+    retry_count: int = 0
+    started_at: datetime | None = None
+    finished_at: datetime | None = None
+    remote_url: str | None = None
+    failed_message: str | None = None
+    attempts: tuple[Attempt, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class SpanLink:
+    """The span of an earlier trace from which this step got its packages. Ids are lower-case hex."""
+
+    trace_id: str = field(metadata=KEEP)
+    span_id: str = field(metadata=KEEP)
+    load_id: str = field(metadata=KEEP)
+    is_sampled: bool = True
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -147,7 +209,9 @@ class StepFinished:
     """A step of the run ended, well or badly.
 
     `tables` are those that the step wrote (extract and normalize), `rows` and `bytes` their sums
-    without dlt's own tables; `jobs` is the number of jobs that a load completed. `trace_id` and `span_id`
+    without dlt's own tables; `jobs` is the number of jobs of a load and `load_jobs` are these jobs;
+    `resources` are those of an extract; `links` lead to the spans of the traces that made the packages.
+    `trace_id` and `span_id`
     name the span that was current in the step; without tracing the first is the transaction id and
     the second None.
     """
@@ -163,6 +227,9 @@ class StepFinished:
     rows: int = 0
     bytes: int = 0
     jobs: int = 0
+    resources: tuple[Resource, ...] = ()
+    load_jobs: tuple[Job, ...] = ()
+    links: tuple[SpanLink, ...] = ()
     trace_id: str = field(default="", metadata=KEEP)
     span_id: str | None = field(default=None, metadata=KEEP)
 

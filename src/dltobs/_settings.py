@@ -58,6 +58,7 @@ class Settings:
     loguru: bool = _setting(parse.boolean, "true or false", default=False)
     excepthook: bool = _setting(parse.boolean, "true or false", default=True)
     tracing: str = _setting(parse.one_of("auto", "on", "off"), "auto, on or off", default="auto")
+    metrics: str = _setting(parse.one_of("auto", "on", "off"), "auto, on or off", default="auto")
     otlp_endpoint: str | None = _setting(
         parse.endpoint("grpc"), "the base URL of a collector, such as http://localhost:4318"
     )
@@ -70,6 +71,7 @@ class Settings:
     service_name: str = _setting(parse.text, "a name", fallbacks=("OTEL_SERVICE_NAME",), default="dlt")
     environment: str | None = _setting(parse.text, "a name such as production")
     tags: Mapping[str, str] = _setting(parse.pairs, "a mapping, or name=value pairs with commas", default={})
+    max_job_spans: int = _setting(parse.integer(0), "a number of spans, at least 0", default=1000)
     sentry_dsn: str | None = _setting(
         parse.sentry_dsn,
         "a DSN such as https://PUBLIC_KEY@o0.ingest.sentry.io/PROJECT_ID",
@@ -80,11 +82,13 @@ class Settings:
         parse.text, "a name such as production", fallbacks=("SENTRY_ENVIRONMENT",)
     )
     sentry_release: str | None = _setting(parse.text, "a version", fallbacks=("SENTRY_RELEASE",))
+    sentry_traces: bool = _setting(parse.boolean, "true or false", default=False)
     redact_patterns: tuple[re.Pattern[str], ...] = _setting(
         parse.patterns, "regular expressions, as a list or with commas", secret=True, default=()
     )
     redact_keys: tuple[str, ...] = _setting(parse.names, "names, as a list or with commas", default=())
     flush_timeout: float = _setting(parse.seconds, "a number of seconds, at least 0", default=5.0)
+    auto_configure: bool = _setting(parse.boolean, "true or false", default=False)
     sinks: tuple[Sink, ...] = field(default=(), repr=False)
     trace_exporters: tuple[str, ...] = field(default=(), repr=False)
     """What `OTEL_TRACES_EXPORTER` and the endpoints ask for: `otlp`, `console`."""
@@ -118,17 +122,21 @@ class Arguments(TypedDict, total=False):
     loguru: bool | str
     excepthook: bool | str
     tracing: str
+    metrics: str
     otlp_endpoint: str | None
     otlp_protocol: str
     service_name: str
     environment: str | None
     tags: Mapping[str, str] | str
+    max_job_spans: int | str
     sentry_dsn: str | None
     sentry_environment: str | None
     sentry_release: str | None
+    sentry_traces: bool | str
     redact_patterns: Sequence[str | re.Pattern[str]] | str
     redact_keys: Sequence[str] | str
     flush_timeout: float | str
+    auto_configure: bool | str
     sinks: Sequence[Sink]
 
 
