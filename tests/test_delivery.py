@@ -34,6 +34,12 @@ def fail(one):
     return info.value
 
 
+@pytest.fixture(autouse=True)
+def _without_metrics(monkeypatch):
+    """Their delivery is a matter of tests/test_metrics.py."""
+    monkeypatch.setenv("DLTOBS__METRICS", "off")
+
+
 @pytest.fixture
 def warnings(caplog):
     """Everything of level WARNING and above that anybody logs."""

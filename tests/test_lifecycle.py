@@ -303,14 +303,15 @@ def test_the_exit_is_within_one_deadline_for_all_that_hang(tmp_path, otlp, sentr
     assert seconds < 1 + SLACK
     assert "otlp: 2 spans could not be delivered: not sent before the deadline" in stderr
     assert "sentry: 1 events could not be delivered: not sent before the deadline" in stderr
-    assert stderr.count("could not be delivered") == 2
+    assert "otlp_metrics: 3 points could not be delivered: not sent before the deadline" in stderr
+    assert stderr.count("could not be delivered") == 3
 
 
 def test_a_flush_timeout_of_zero_loses_what_is_queued_and_says_so(tmp_path, otlp):
     otlp.delay = 30
     seconds, stderr = exit_time(tmp_path, DLTOBS__OTLP_ENDPOINT=otlp.url, DLTOBS__FLUSH_TIMEOUT="0")
     assert seconds < SLACK
-    assert stderr.count("could not be delivered") == 1
+    assert stderr.count("could not be delivered") == 2  # of spans and of metrics
 
 
 def test_the_longest_flush_timeout_is_no_error_at_the_end():

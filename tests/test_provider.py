@@ -24,6 +24,12 @@ from scripts import run_script
 from servers import OtlpServer, Server, attributes_of
 
 
+@pytest.fixture(autouse=True)
+def _steps_alone(monkeypatch):
+    """Four spans a run; those of jobs have tests of their own."""
+    monkeypatch.setenv("DLTOBS__MAX_JOB_SPANS", "0")
+
+
 @dlt.resource
 def broken():
     yield {"id": 1}
@@ -85,6 +91,7 @@ def test_the_console_exporter_prints_spans_to_stdout(tmp_path):
         """,
         tmp_path,
         OTEL_TRACES_EXPORTER="console",
+        DLTOBS__MAX_JOB_SPANS="0",
     )
     assert '"name": "run shop"' in result.stdout
     assert result.stderr == "4\n"
@@ -102,6 +109,8 @@ def test_two_exporters_are_served_and_counted_each(tmp_path, otlp):
         tmp_path,
         OTEL_TRACES_EXPORTER="otlp,console",
         OTEL_EXPORTER_OTLP_ENDPOINT=otlp.url,
+        OTEL_METRICS_EXPORTER="none",
+        DLTOBS__MAX_JOB_SPANS="0",
     )
     assert result.stderr == "{'otlp': 4, 'console': 4}\n"
     assert len(otlp.spans) == 4
@@ -132,6 +141,7 @@ def test_the_provider_of_the_application_is_used_if_it_is_set_before_the_first_r
         """,
         tmp_path,
         OTEL_EXPORTER_OTLP_ENDPOINT=otlp.url,
+        DLTOBS__MAX_JOB_SPANS="0",
     )
     assert result.stdout.split("\n")[:-1] == ["extract", "normalize", "load", "run shop", "still works"], (
         result.stderr
@@ -465,7 +475,10 @@ def test_grpc_names_the_status_that_it_got(grpc_collector, pipeline, caplog, cod
     """One that ends it at once, and one that is tried again until the deadline."""
     grpc_collector.code = code
     dltobs.configure(
-        otlp_endpoint=f"http://127.0.0.1:{grpc_collector.port}", otlp_protocol="grpc", flush_timeout=1
+        otlp_endpoint=f"http://127.0.0.1:{grpc_collector.port}",
+        otlp_protocol="grpc",
+        flush_timeout=1,
+        metrics="off",
     )
     run_once(pipeline)
     dltobs.shutdown()

@@ -366,7 +366,8 @@ def test_a_part_of_dlt_that_cannot_be_read_is_missing_and_nothing_else(
     assert not trace.get_current_span().get_span_context().is_valid
     names = [span.name for span in otlp.spans]
     assert names.count("run shop") == len(sink.runs) == (2 if part == "run_of" else 3)
-    assert names[:8] == ["extract", "normalize", "load", "run shop"] * 2
+    steps = [name for name in names if name in {"extract", "normalize", "load", "run shop"}]
+    assert steps[:8] == ["extract", "normalize", "load", "run shop"] * 2
     assert part == "run_of" or sink.runs[-1].outcome == "failed"
     warnings = [record for record in caplog.records if record.name == "dltobs"]
     assert len(warnings) == 1

@@ -12,6 +12,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from dltobs._dispatch import Sink
+from dltobs._environment import propagation_env
 from dltobs._events import Event, RunFinished, RunStarted, StepFinished, StepStarted
 from dltobs._redaction import Redactor
 from dltobs._runtime import configure, shutdown, status
@@ -40,6 +41,7 @@ __all__ = [
     "StepStarted",
     "__version__",
     "configure",
+    "propagation_env",
     "shutdown",
     "status",
 ]

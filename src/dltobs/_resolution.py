@@ -27,6 +27,13 @@ _ARGUMENT = "argument of configure()"
 _SHOWN_LENGTH = 100
 
 
+class MetricTarget(NamedTuple):
+    """Where metrics go: the names of exporters (`otlp`, `console`), perhaps none; the protocol of OTLP."""
+
+    exporters: tuple[str, ...]
+    protocol: str
+
+
 class _Given(NamedTuple):
     """A raw value and where it came from."""
 
@@ -69,29 +76,83 @@ def resolve_settings(arguments: Mapping[str, Any]) -> Settings:
         sources={name: raw.source for name, raw in given.items()},
     )
     if "otlp" in exporters:
-        _check_otlp(settings)
+        _check_otlp(settings, otel.TRACES, settings.otlp_protocol, is_ours=not application_has_provider())
     return settings
 
 
+def metric_target(settings: Settings) -> MetricTarget | None:
+    """Where dltobs sends metrics to; None where it builds no provider, because nobody asks for one.
+
+    Raises:
+        ConfigurationError: What the variables ask for cannot be had.
+    """
+    if settings.metrics == "off" or otel.is_disabled() or otel.application_has_meter_provider():
+        return None
+    try:
+        target = _asked_target(settings)
+    except ConfigurationError:
+        if application_has_provider() and settings.metrics == "auto" and settings.otlp_endpoint is None:
+            return None  # the variables speak to whoever built that, and he may understand them
+        raise
+    return target if target.exporters or settings.metrics == "on" else None
+
+
+def _asked_target(settings: Settings) -> MetricTarget:
+    exporters = otel.exporters_asked_for(otel.METRICS, strict=True)
+    if settings.otlp_endpoint is not None and not otel.value_of(otel.METRICS.exporters):
+        exporters = ("otlp",)
+    if "otlp" not in exporters:
+        return MetricTarget(exporters, "http/protobuf")
+    protocol = str(_parsed("otlp_protocol", _protocol(settings, otel.METRICS)))
+    _check_otlp(settings, otel.METRICS, protocol, is_ours=True)
+    return MetricTarget(exporters, protocol)
+
+
+def _protocol(settings: Settings, signal: otel.Signal) -> _Given:
+    """The protocol for a signal: our setting, but not what it has of the variables for traces."""
+    source = settings.source_of("otlp_protocol")
+    if source != "default" and "OTEL_" not in source:
+        return _Given(settings.otlp_protocol, source)
+    variable = next(filter(otel.value_of, signal.protocols), None)
+    if variable is None:
+        return _Given("http/protobuf", "default")
+    return _Given(otel.value_of(variable), f"environment variable {variable}")
+
+
 def _exporters(given: Mapping[str, _Given]) -> tuple[str, ...]:
+    sentry = _sentry_exporter(given)
     if "tracing" in given and _parsed("tracing", given["tracing"]) == "off":
         return ()
     if "otlp_endpoint" in given:
-        return ("otlp",)
+        return ("otlp", *sentry)
     # where the application has a provider, the variables speak to whoever built it
-    return otel.exporters_asked_for(strict=not application_has_provider())
+    return (*otel.exporters_asked_for(strict=not application_has_provider()), *sentry)
 
 
-def _check_otlp(settings: Settings) -> None:
+def _sentry_exporter(given: Mapping[str, _Given]) -> tuple[str, ...]:
+    asked = given.get("sentry_traces")
+    if asked is None or not _parsed("sentry_traces", asked):
+        return ()
+    if "sentry_dsn" not in given or _parsed("sentry_dsn", given["sentry_dsn"]) is None:
+        raise ConfigurationError(
+            "sentry_traces",
+            source=asked.source,
+            problem="without a DSN there is no Sentry to send spans to",
+            expected="sentry_dsn (or SENTRY_DSN) beside it",
+        )
+    return ("sentry_traces",)
+
+
+def _check_otlp(settings: Settings, signal: otel.Signal, protocol: str, *, is_ours: bool) -> None:
     from importlib.util import find_spec
 
     if settings.otlp_endpoint is None:
-        if not application_has_provider():
-            otel.check_endpoint(settings.otlp_protocol)
-    elif settings.otlp_protocol != "grpc":
+        if is_ours:
+            otel.check_endpoint(protocol, signal)
+    elif protocol != "grpc":
         given = _Given(settings.otlp_endpoint, settings.source_of("otlp_endpoint"))
         _parsed("otlp_endpoint", given, parse.http_url)
-    if settings.otlp_protocol != "grpc":
+    if protocol != "grpc":
         return
     try:
         found = find_spec("opentelemetry.exporter.otlp.proto.grpc")
@@ -100,7 +161,7 @@ def _check_otlp(settings: Settings) -> None:
     if found is None:
         raise ConfigurationError(
             "otlp_protocol",
-            source=settings.source_of("otlp_protocol"),
+            source=_protocol(settings, signal).source,
             problem="'grpc' needs a package that is not installed",
             expected="pip install 'dltobs[grpc]'",
         )

@@ -62,6 +62,9 @@ def configure(**settings: Unpack[Arguments]) -> None:
         if running is not None:
             built.redactor.add(*running.redactor.values)
             built.logger_hook.install()
+        from dltobs._workers import WorkerPools
+
+        built.worker_pools = WorkerPools(built)
         built.attach(dlt_was_used=dlt_was_used)
         _state.runtime = built
         _state.deliveries = tuple(built.deliveries.values())
@@ -117,6 +120,8 @@ def _after_fork() -> None:
     _state.lock = threading.RLock()
     for delivery in _state.deliveries:
         delivery.forget()
+    if _state.runtime is not None:
+        _state.runtime.logger_hook.forget_lock()
 
 
 if hasattr(os, "register_at_fork"):

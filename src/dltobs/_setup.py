@@ -13,6 +13,7 @@ from dltobs._dispatch import Dispatcher, Sink
 from dltobs._excepthook import ExceptHook
 from dltobs._propagation import LoadThreads
 from dltobs._redaction import Redactor
+from dltobs._resolution import metric_target
 from dltobs._secrets import SecretLearner, secrets_in
 from dltobs._settings import application_has_provider
 from dltobs._tracker import Tracker
@@ -25,7 +26,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from dltobs._settings import Settings
+    from dltobs._workers import WorkerPools
     from dltobs.logs.attach import LoggerHook
+    from dltobs.logs.forward import Outlet
     from dltobs.logs.handlers import FileHandler, RecentLines
 
 _CLOSING_SHARE = 0.15
@@ -49,6 +52,8 @@ class Setup:
     log_file: FileHandler | None
     recent_lines: RecentLines | None
     load_threads: LoadThreads = field(default_factory=LoadThreads)
+    worker_pools: WorkerPools | None = None
+    outlet: Outlet | None = None
     process: int = field(default_factory=os.getpid)
     excepthook: ExceptHook | None = None
     own_logger_handlers: Sequence[logging.Handler] = ()
@@ -63,6 +68,8 @@ class Setup:
             self.learner.attach(dlt_was_used=dlt_was_used)
             self.logger_hook.attach(self._handlers_for, self.settings.log_level)
             self.load_threads.attach()
+            if self.worker_pools is not None:
+                self.worker_pools.attach()
             self.tracker.attach()
             if self.excepthook is not None:
                 self.excepthook.attach()
@@ -103,6 +110,8 @@ class Setup:
         parts: list[Callable[[], None]] = [self.tracker.detach, self._release_own_logger]
         if self.excepthook is not None:
             parts.append(self.excepthook.detach)
+        if self.worker_pools is not None:
+            parts.append(self.worker_pools.detach)
         parts += (self.load_threads.detach, self.logger_hook.detach, self.learner.detach)
         for part in parts:
             try:
@@ -123,7 +132,7 @@ class Setup:
         made = (
             console_handler(self.settings, self.redactor, self.warner, log_format),
             self.log_file,
-            loguru_handler(self.settings, self.redactor, self.warner),
+            loguru_handler(self.settings, self.redactor, self.warner, self.outlet),
         )
         visible = [handler for handler in made if handler is not None]
         self.own_logger_handlers = tuple(visible)
@@ -201,6 +210,8 @@ def _own_sinks(
 ) -> Iterator[Sink]:
     if settings.tracing != "off":
         yield _span_sink(settings, redactor, warner, deliveries)
+    if settings.metrics != "off" and not otel.is_disabled():
+        yield _metric_sink(settings, redactor, warner, deliveries)
     if settings.sentry_dsn is not None:
         from dltobs.sinks.sentry import SentrySink
 
@@ -222,6 +233,12 @@ def _span_sink(
     if not settings.builds_provider or application_has_provider():
         from dltobs.sinks.late_spans import LateSpanSink
 
+        if settings.sentry_traces:
+            warner.warn(
+                "sentry_traces",
+                "sentry_traces does nothing where the application has a tracer provider or OTEL_SDK_DISABLED "
+                "is set: add an exporter for Sentry to that provider",
+            )
         return LateSpanSink(settings, redactor)
     from dltobs.sinks.spans import SpanSink
 
@@ -230,12 +247,23 @@ def _span_sink(
     return SpanSink(settings, redactor, deliveries)
 
 
+def _metric_sink(
+    settings: Settings, redactor: Redactor, warner: Warner, deliveries: dict[str, Delivery]
+) -> Sink:
+    from dltobs.sinks.metrics import MetricSink
+
+    target = metric_target(settings)
+    for name in () if target is None else target.exporters:
+        deliveries[f"{name}_metrics"] = Delivery(f"{name}_metrics", "points", warner)
+    return MetricSink(settings, redactor, target, deliveries)
+
+
 def _own_secrets(settings: Settings) -> set[str]:
     """The secrets among our own settings and the variables that our exporters read."""
     found: set[str] = set(otel.header_values())
     if settings.sentry_dsn is not None:
         found.update(secrets_in(settings.sentry_dsn))
-    for endpoint in (settings.otlp_endpoint, *map(otel.value_of, otel.ENDPOINTS)):
+    for endpoint in (settings.otlp_endpoint, *otel.endpoints()):
         if endpoint:
             # an endpoint is no secret as a whole: only what stands before its @ and in its query
             found.update(secrets_in(endpoint, whole=False))

@@ -1,4 +1,4 @@
-"""The mutable state of dltobs: what runs now. `_runtime` writes it, everyone else only reads.
+"""The mutable state of dltobs: what runs now. `_runtime` writes it, in a worker process `_worker`.
 
 It stands apart from `_runtime` so that a formatter of the user's `dictConfig` can find the redactor without
 importing the machinery that starts and stops everything.

@@ -9,7 +9,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from dltobs._describe import chain_of, describe, root_cause, stacktrace, text_of, type_name
-from dltobs._events import FailedJob, Failure, Package, Run, Table
+from dltobs._events import FailedJob, Failure, Package, Resource, Run, Table
+from dltobs._jobs import resources_of, tables_of
 
 if TYPE_CHECKING:
     from dlt.common.pipeline import SupportsPipeline
@@ -22,6 +23,7 @@ class StepDetail(NamedTuple):
     packages: tuple[Package, ...] = ()
     tables: tuple[Table, ...] = ()
     jobs: int = 0
+    resources: tuple[Resource, ...] = ()
 
     @property
     def rows(self) -> int:
@@ -55,7 +57,8 @@ def detail_of(step: str, info: Any) -> StepDetail:
     metrics = [one for several in (info.metrics or {}).values() for one in several]
     if step == "load":
         return StepDetail(packages, (), sum(len(one.get("job_metrics", ())) for one in metrics))
-    return StepDetail(packages, _tables(metrics))
+    resources = resources_of(metrics) if step == "extract" else ()
+    return StepDetail(packages, tables_of(metrics), 0, resources)
 
 
 def _package(package: Any) -> Package:
@@ -69,15 +72,6 @@ def _package(package: Any) -> Package:
             for job in failed
         ),
     )
-
-
-def _tables(metrics: list[Any]) -> tuple[Table, ...]:
-    totals: dict[str, tuple[int, int]] = {}
-    for one in metrics:
-        for name, table in one.get("table_metrics", {}).items():
-            rows, size = totals.get(name, (0, 0))
-            totals[name] = rows + table.items_count, size + table.file_size
-    return tuple(Table(name, rows, size, name.startswith("_dlt_")) for name, (rows, size) in totals.items())
 
 
 def failure_of(step: str, error: BaseException, exception_traces: Any = None) -> Failure:

@@ -8,20 +8,22 @@ from __future__ import annotations
 
 import sys
 from contextvars import ContextVar
-from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from dltobs._attempts import LoadAttempts
 from dltobs._context import RunContext, current_correlation, current_run
-from dltobs._describe import chain_of, text_of, type_name
+from dltobs._describe import text_of, type_name
 from dltobs._events import (
     Failure,
-    Outcome,
     RunFinished,
     RunStarted,
     StepFinished,
     StepStarted,
 )
+from dltobs._jobs import files_of, load_jobs_of
+from dltobs._runs import RunState, StepState, contains, live_error, outcome_of
+from dltobs._span_links import PACKAGE_STATES, SpanLinks
 from dltobs._steps import StepDetail, detail_of, failure_of, pending_packages_of, run_of
 
 if TYPE_CHECKING:
@@ -32,7 +34,7 @@ if TYPE_CHECKING:
     from dlt.pipeline.trace import PipelineStepTrace, PipelineTrace
 
     from dltobs._dispatch import Dispatcher
-    from dltobs._events import Run
+    from dltobs._events import Job, Package, SpanLink
     from dltobs._warnings import Warner
     from dltobs.logs.handlers import RecentLines
 
@@ -40,27 +42,6 @@ T = TypeVar("T")
 
 _inside: ContextVar[bool] = ContextVar("dltobs_inside_hook", default=False)
 """True while a hook of ours is on: a pipeline that a sink runs is not observed."""
-
-
-@dataclass(slots=True)
-class _Step:
-    name: str
-    started_at: datetime
-    token: Token[RunContext | None]
-
-
-@dataclass(slots=True)
-class _Run:
-    """The state of a run that is on; touched by its own thread only."""
-
-    run: Run
-    started_at: datetime
-    token: Token[RunContext | None]
-    error_at_start: BaseException | None
-    steps: list[_Step] = field(default_factory=list)
-    finished: list[StepFinished] = field(default_factory=list)
-    failed: StepFinished | None = None
-    error: BaseException | None = None
 
 
 class Tracker:
@@ -84,7 +65,9 @@ class Tracker:
         self._warner = warner
         self._recent_lines = recent_lines
         self._before_run = before_run
-        self._runs: dict[str, _Run] = {}
+        self._load_attempts = LoadAttempts(warner)
+        self._links = SpanLinks(warner)
+        self._runs: dict[str, RunState] = {}
 
     def __repr__(self) -> str:
         """Name us as dlt does in its warnings on tracking modules."""
@@ -94,6 +77,7 @@ class Tracker:
         """Have dlt call the hooks."""
         from dlt.pipeline import trace
 
+        self._load_attempts.attach()
         trace.TRACKING_MODULES.append(self)
 
     def detach(self) -> None:
@@ -102,6 +86,7 @@ class Tracker:
 
         # a new list: another thread may be walking through the old one
         trace.TRACKING_MODULES = [module for module in trace.TRACKING_MODULES if module is not self]
+        self._load_attempts.detach()
 
     def on_start_trace(self, trace: PipelineTrace, step: str, pipeline: SupportsPipeline) -> None:
         """A run begins."""
@@ -147,8 +132,9 @@ class Tracker:
             self._before_run()
         run = run_of(trace, pipeline)
         token = current_run.set(RunContext(run.pipeline, step, run.transaction_id))
-        state = _Run(run, trace.started_at, token, sys.exc_info()[1])
+        state = RunState(run, trace.started_at, token, sys.exc_info()[1])
         self._runs[run.transaction_id] = state
+        self._load_attempts.begin(run.transaction_id)
         if self._recent_lines is not None:
             self._recent_lines.begin(run.transaction_id)
         self._dispatcher.emit(RunStarted(run, step, state.started_at))
@@ -161,7 +147,7 @@ class Tracker:
         self._update(state, trace, pipeline)
         token = current_run.set(RunContext(state.run.pipeline, step, trace.transaction_id))
         depth = len(state.steps)
-        state.steps.append(_Step(step, started_at, token))
+        state.steps.append(StepState(step, started_at, token))
         self._dispatcher.emit(StepStarted(state.run, step, depth, started_at))
 
     def _end_step(
@@ -177,19 +163,26 @@ class Tracker:
         step = state.steps.pop()
         try:
             self._update(state, trace, pipeline)
-            finished = self._step_finished(state, step, step_trace, step_info)
+            finished = self._step_finished(state, step, step_trace, pipeline, step_info)
             state.finished.append(finished)
             self._dispatcher.emit(finished)
         finally:
             _reset(step.token)
 
     def _step_finished(
-        self, state: _Run, step: _Step, step_trace: PipelineStepTrace, step_info: Any
+        self,
+        state: RunState,
+        step: StepState,
+        step_trace: PipelineStepTrace,
+        pipeline: SupportsPipeline,
+        step_info: Any,
     ) -> StepFinished:
         correlation = current_correlation()
         detail = self._attempt(StepDetail(), lambda: detail_of(step.name, step_info))
-        error = _live_error(state, step_trace)
+        error = live_error(state, step_trace)
         failure = self._failure(state, step.name, error, step_trace)
+        unknown: tuple[Job, ...] | None = None
+        load_jobs = self._attempt(unknown, lambda: self._load_jobs(state, step, step_info))
         finished = StepFinished(
             run=state.run,
             step=step.name,
@@ -201,7 +194,10 @@ class Tracker:
             tables=detail.tables,
             rows=detail.rows,
             bytes=detail.bytes,
-            jobs=detail.jobs,
+            jobs=detail.jobs if load_jobs is None else len(load_jobs),
+            resources=detail.resources,
+            load_jobs=load_jobs or (),
+            links=self._attempt((), lambda: self._linked(step.name, detail.packages, failure, pipeline)),
             trace_id=(correlation and correlation.trace_id) or state.run.transaction_id,
             span_id=correlation and correlation.span_id,
         )
@@ -209,8 +205,30 @@ class Tracker:
             state.failed = finished
         return finished
 
+    def _load_jobs(self, state: RunState, step: StepState, step_info: Any) -> tuple[Job, ...]:
+        """The jobs of a load; of what normalize wrote, their sizes are kept for it."""
+        if step.name == "normalize":
+            state.files.update(files_of(step_info))
+        if step.name != "load":
+            return ()
+        attempts = self._load_attempts.take(state.run.transaction_id)
+        return load_jobs_of(step_info, step.started_at, state.files, attempts)
+
+    def _linked(
+        self, step: str, packages: tuple[Package, ...], failure: Failure | None, pipeline: SupportsPipeline
+    ) -> tuple[SpanLink, ...]:
+        """The spans of earlier traces that made the packages; the current one is kept for later ones."""
+        folder = getattr(pipeline, "working_dir", None)
+        if folder is None or step not in PACKAGE_STATES:
+            return ()
+        load_ids = [package.load_id for package in packages]
+        if failure is not None and failure.load_id is not None:
+            load_ids.append(failure.load_id)
+        done = [package.load_id for package in packages if package.state in PACKAGE_STATES[step]]
+        return self._links.pass_on(folder, load_ids, done, is_last=step == "load")
+
     def _failure(
-        self, state: _Run, step: str, error: BaseException | None, step_trace: PipelineStepTrace
+        self, state: RunState, step: str, error: BaseException | None, step_trace: PipelineStepTrace
     ) -> Failure | None:
         """The failure of a step; that of the inner step from which it came, where there is one.
 
@@ -218,13 +236,13 @@ class Tracker:
         """
         if error is None:
             return None
-        if state.failed is not None and _contains(error, state.error):
+        if state.failed is not None and contains(error, state.error):
             return state.failed.failure
         state.error = error
         unknown = Failure(step, type_name(type(error)), text_of(error), False, (), "")  # noqa: FBT003
         return self._attempt(unknown, lambda: failure_of(step, error, step_trace.exception_traces))
 
-    def _update(self, state: _Run, trace: PipelineTrace, pipeline: SupportsPipeline) -> None:
+    def _update(self, state: RunState, trace: PipelineTrace, pipeline: SupportsPipeline) -> None:
         """Look at the identity again: destination and dataset may have been given to a step."""
         state.run = self._attempt(state.run, lambda: run_of(trace, pipeline))
 
@@ -237,6 +255,7 @@ class Tracker:
             return default
 
     def _end_run(self, trace: PipelineTrace, pipeline: SupportsPipeline) -> None:
+        self._load_attempts.end(trace.transaction_id)
         state = self._runs.pop(trace.transaction_id, None)
         if state is None:
             return
@@ -245,7 +264,7 @@ class Tracker:
             self._dispatcher.emit(
                 RunFinished(
                     run=state.run,
-                    outcome=_outcome(state),
+                    outcome=outcome_of(state),
                     started_at=state.started_at,
                     finished_at=trace.finished_at or datetime.now(timezone.utc),
                     steps=tuple(state.finished),
@@ -258,33 +277,6 @@ class Tracker:
             )
         finally:
             _reset(state.token)
-
-
-def _live_error(state: _Run, step_trace: PipelineStepTrace) -> BaseException | None:
-    """The exception that ends the step.
-
-    The hook runs in a `finally`, so it is the current one. A run that somebody calls in an `except` block
-    sees that outer exception even when it succeeds.
-    """
-    error = sys.exc_info()[1]
-    if step_trace.step_exception is not None or error is not state.error_at_start:
-        return error
-    return None
-
-
-def _contains(error: BaseException, other: BaseException | None) -> bool:
-    """Whether one exception was raised while or because the other was."""
-    return any(one is other for one in chain_of(error))
-
-
-def _outcome(state: _Run) -> Outcome:
-    if any(step.failure is not None and step.depth == 0 for step in state.finished):
-        return "failed"
-    if any(step.failed_jobs for step in state.finished):
-        return "ok_with_failed_jobs"
-    if not any(step.packages for step in state.finished):
-        return "no_data"
-    return "ok"
 
 
 def _reset(token: Token[RunContext | None]) -> None:

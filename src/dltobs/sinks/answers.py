@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import threading
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -49,6 +50,9 @@ class ListeningSession(requests.Session):
 
     def request(self, *args: Any, **kwargs: Any) -> requests.Response:
         """Send, and listen."""
+        if self.verify is not True:
+            # else REQUESTS_CA_BUNDLE, where it is set, would win against OpenTelemetry's own variable
+            kwargs.setdefault("verify", self.verify)
         try:
             response = super().request(*args, **kwargs)
         except Exception as error:
@@ -66,6 +70,7 @@ def _answer(response: requests.Response) -> Answer:
     from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceResponse
 
     try:
+        # that for metrics has other names for the same fields
         partial = ExportTraceServiceResponse.FromString(response.content).partial_success
     except Exception:  # noqa: BLE001 - the collector took the spans; its thanks need not be well-formed
         return Answer()
@@ -91,25 +96,80 @@ _FILTER = _ToEar()
 _EXPORTER_LOGGERS = (
     "opentelemetry.exporter.otlp.proto.http._common",
     "opentelemetry.exporter.otlp.proto.http.trace_exporter",
+    "opentelemetry.exporter.otlp.proto.http.metric_exporter",
     "opentelemetry.exporter.otlp.common.http",
     "opentelemetry.exporter.otlp.proto.grpc.exporter",
     "opentelemetry.util.re",
 )
+_lock = threading.Lock()
+_listeners = 0
 
 
 @contextlib.contextmanager
 def listening(ear: Ear) -> Iterator[None]:
     """Have an ear hear what exporters log in this thread, instead of the log."""
-    for name in _EXPORTER_LOGGERS:
-        logging.getLogger(name).addFilter(_FILTER)
+    _count_listeners(1)
     before, _current.ear = getattr(_current, "ear", None), ear
     try:
         yield
     finally:
         _current.ear = before
+        _count_listeners(-1)
 
 
-def stop_listening() -> None:
-    """Take the filters off the exporters' loggers."""
-    for name in _EXPORTER_LOGGERS:
-        logging.getLogger(name).removeFilter(_FILTER)
+def _count_listeners(change: int) -> None:
+    """Keep the filters on the exporters' loggers as long as any thread listens."""
+    global _listeners  # noqa: PLW0603 - loggers are of the process
+    with _lock:
+        _listeners += change
+        for name in _EXPORTER_LOGGERS:
+            if _listeners:
+                logging.getLogger(name).addFilter(_FILTER)
+            else:
+                logging.getLogger(name).removeFilter(_FILTER)
+
+
+def _forget() -> None:
+    """In a forked child: the threads that listened, and may have held the lock, are the parent's."""
+    global _lock, _listeners
+    _lock, _listeners = threading.Lock(), 0
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget)
+
+
+class HearsGrpc:
+    """Mixed into an exporter for gRPC: the answer is heard, which the exporter ignores or logs once a while.
+
+    The stub is wrapped whenever the exporter assigns it, as it does anew after a lost connection.
+    """
+
+    ear: Ear
+
+    @property
+    def _client(self) -> Any:
+        return self.__dict__["_client"]
+
+    @_client.setter
+    def _client(self, stub: Any) -> None:
+        self.__dict__["_client"] = _ListeningStub(stub, self.ear)
+
+
+class _ListeningStub:
+    def __init__(self, stub: Any, ear: Ear) -> None:
+        self._stub = stub
+        self._ear = ear
+
+    def Export(self, *args: Any, **kwargs: Any) -> Any:  # noqa: N802 - the name is gRPC's
+        try:
+            response = self._stub.Export(*args, **kwargs)
+        except Exception as error:
+            code = getattr(error, "code", None)
+            self._ear.answer = Answer(f"gRPC {code().name}" if callable(code) else reason_of(error))
+            raise
+        partial = response.partial_success
+        rejected = getattr(partial, "rejected_spans", 0) or getattr(partial, "rejected_data_points", 0)
+        # after a retry the answer to the first attempt is void
+        self._ear.answer = Answer(partial.error_message or None, rejected) if rejected else Answer()
+        return response

@@ -135,6 +135,9 @@ def reason_of(error: BaseException) -> str:
         if following is None:
             break
         innermost = following
+    certificate_problem = getattr(innermost, "verify_message", None)
+    if certificate_problem:
+        return f"certificate not trusted: {certificate_problem}"
     if isinstance(innermost, OSError) and innermost.strerror:
         return innermost.strerror.lower()
     if "timeout" in type(error).__name__.lower() or isinstance(innermost, TimeoutError):

@@ -6,8 +6,6 @@ processors behind it.
 
 from __future__ import annotations
 
-import os
-import sys
 from contextvars import ContextVar
 from typing import TYPE_CHECKING
 
@@ -17,22 +15,19 @@ from opentelemetry.sdk.environment_variables import (
     OTEL_BSP_MAX_QUEUE_SIZE,
     OTEL_BSP_SCHEDULE_DELAY,
 )
-from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import ReadableSpan, Span, SpanProcessor, TracerProvider
-from opentelemetry.sdk.trace.export import BatchSpanProcessor, ConsoleSpanExporter
+from opentelemetry.sdk.trace.export import BatchSpanProcessor
 from opentelemetry.sdk.trace.id_generator import RandomIdGenerator
 
 from dltobs._deadline import run_within
-from dltobs._version import __version__
-from dltobs.exceptions import ConfigurationError
-from dltobs.sinks.answers import Ear, ListeningSession, listening, stop_listening
 from dltobs.sinks.exporters import SCOPE, RedactingExporter
+from dltobs.sinks.otlp import number_of, resource_of, span_exporter
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from opentelemetry.context import Context
-    from opentelemetry.sdk.trace.export import SpanExporter
+    from opentelemetry.sdk.resources import Resource
 
     from dltobs._redaction import Redactor
     from dltobs._settings import Settings
@@ -94,12 +89,12 @@ class CountingProcessor(BatchSpanProcessor):
     """
 
     def __init__(self, exporter: RedactingExporter, delivery: Delivery) -> None:
-        self._limit = _number(OTEL_BSP_MAX_QUEUE_SIZE, 2048)
+        self._limit = number_of(OTEL_BSP_MAX_QUEUE_SIZE, 2048)
         super().__init__(
             exporter,
             max_queue_size=2 * self._limit,
-            schedule_delay_millis=_number(OTEL_BSP_SCHEDULE_DELAY, 5000),
-            max_export_batch_size=min(_number(OTEL_BSP_MAX_EXPORT_BATCH_SIZE, 512), self._limit),
+            schedule_delay_millis=number_of(OTEL_BSP_SCHEDULE_DELAY, 5000),
+            max_export_batch_size=min(number_of(OTEL_BSP_MAX_EXPORT_BATCH_SIZE, 512), self._limit),
         )
         self._redacting = exporter
         self._delivery = delivery
@@ -143,12 +138,12 @@ class OwnTracing:
     """
 
     def __init__(self, settings: Settings, redactor: Redactor, deliveries: Mapping[str, Delivery]) -> None:
-        self._resource = _resource(settings)
+        self._resource = resource_of(settings)
         self._processors: tuple[CountingProcessor, ...] = ()
         self._exporters = {
             deliveries[name]: RedactingExporter(exporter, redactor, deliveries[name], self._resource, ear)
             for name in settings.trace_exporters
-            for exporter, ear in (_checked_exporter(name, settings, redactor),)
+            for exporter, ear in (span_exporter(name, settings, redactor),)
         }
 
     def install(self) -> TracerProvider:
@@ -176,70 +171,3 @@ class OwnTracing:
             exporter.shutdown()
         for processor in self._processors:
             processor.close()
-        stop_listening()
-
-
-def _number(variable: str, default: int) -> int:
-    """A variable of the batch processor, which raises for some wrong values and logs others."""
-    try:
-        number = int(os.environ.get(variable, ""))
-    except ValueError:
-        return default
-    return number if number > 0 else default
-
-
-def _resource(settings: Settings) -> Resource:
-    """Resource attributes: those of `OTEL_RESOURCE_ATTRIBUTES`, and ours."""
-    attributes: dict[str, str] = {
-        "service.name": settings.service_name,
-        "telemetry.distro.name": "dltobs",
-        "telemetry.distro.version": __version__,
-    }
-    if settings.environment is not None:
-        attributes["deployment.environment.name"] = settings.environment
-    return Resource.create(attributes)
-
-
-def _checked_exporter(name: str, settings: Settings, redactor: Redactor) -> tuple[SpanExporter, Ear]:
-    """An exporter and its ear. What it only logs while it is made would go wrong at each export."""
-    ear = Ear()
-    problem = None
-    try:
-        with listening(ear):
-            exporter = _exporter(name, settings, ear)
-    except Exception as error:  # noqa: BLE001 - whatever it is, it is a setting that it refuses
-        problem = f"{type(error).__name__}: {error}"
-    else:
-        if not ear.complaints:
-            return exporter, ear
-    for complaint in ear.complaints:
-        is_headers = complaint.name == "opentelemetry.util.re"  # it shows the header with its value
-        problem = problem or ("the headers cannot be read" if is_headers else complaint.getMessage())
-    raise ConfigurationError(
-        "otlp_endpoint" if name == "otlp" else "tracing",
-        source="environment variables OTEL_EXPORTER_OTLP_*",
-        problem=f"the exporter refuses them ({redactor.text(problem or '')})",
-        expected="values as in OpenTelemetry's specification; headers are name=value pairs, URL-encoded",
-    )
-
-
-def _exporter(name: str, settings: Settings, ear: Ear) -> SpanExporter:
-    """An exporter. Headers, TLS, compression and time-out are read from `OTEL_*` by itself."""
-    if name == "console":
-        return ConsoleSpanExporter(out=sys.stdout)
-    if settings.otlp_protocol == "grpc":
-        from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import (
-            OTLPSpanExporter as GrpcExporter,
-        )
-
-        return GrpcExporter(endpoint=settings.otlp_endpoint)
-    from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
-
-    return OTLPSpanExporter(endpoint=_traces_url(settings.otlp_endpoint), session=ListeningSession(ear))
-
-
-def _traces_url(endpoint: str | None) -> str | None:
-    """The URL for spans below a collector's base URL; None leaves it to `OTEL_*`."""
-    if endpoint is None or endpoint.endswith("/v1/traces"):
-        return endpoint
-    return f"{endpoint.rstrip('/')}/v1/traces"

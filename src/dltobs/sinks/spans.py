@@ -7,11 +7,13 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from opentelemetry import context, trace
-from opentelemetry.trace import Span, SpanKind, Status, StatusCode, Tracer
+from opentelemetry.trace import Span, SpanContext, SpanKind, Status, StatusCode, TraceFlags, Tracer
 
+from dltobs._environment import parent_context
 from dltobs._events import RunFinished, RunStarted, StepFinished, StepStarted
 from dltobs._settings import application_has_provider
 from dltobs._version import __version__
+from dltobs.sinks.job_spans import JobSpans, nanoseconds
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -42,6 +44,7 @@ class _OpenSpan:
 class _OpenRun:
     tracer: Tracer
     is_own: bool
+    provider: Any
     spans: list[_OpenSpan] = field(default_factory=list)
     root: Span | None = None
 
@@ -64,6 +67,7 @@ class SpanSink:
     def __init__(self, settings: Settings, redactor: Redactor, deliveries: Mapping[str, Delivery]) -> None:
         self._tags = {f"dlt.tag.{name}": value for name, value in settings.tags.items()}
         self._runs: dict[str, _OpenRun] = {}
+        self._children = JobSpans(settings.max_job_spans, settings.flush_timeout, self._tags)
         self._lock = threading.Lock()
         self._provider: TracerProvider | None = None
         self._own: OwnTracing | None = None
@@ -105,21 +109,23 @@ class SpanSink:
         if found is not None:
             self._runs[event.run.transaction_id] = _OpenRun(*found)
 
-    def _tracer(self) -> tuple[Tracer, bool] | None:
+    def _tracer(self) -> tuple[Tracer, bool, TracerProvider] | None:
         if application_has_provider():
-            return trace.get_tracer_provider().get_tracer("dltobs", __version__), False
+            provider = trace.get_tracer_provider()
+            return provider.get_tracer("dltobs", __version__), False, provider
         if self._own is None:
             return None
         with self._lock:  # runs may start in several threads
             if self._provider is None:
                 self._provider = self._own.install()
-        return self._provider.get_tracer("dltobs", __version__), True
+        return self._provider.get_tracer("dltobs", __version__), True, self._provider
 
     def _start_step(self, event: StepStarted) -> None:
         run = self._runs.get(event.run.transaction_id)
         if run is None:
             return
         is_root = event.depth == 0
+        parent = parent_context() if is_root else None  # None: the current context
         attributes: dict[str, Any] = {**_identity(event.run), "dlt.step": event.step, **self._tags}
         name = f"{event.step} {event.run.pipeline}" if is_root else event.step
         token = None
@@ -127,12 +133,16 @@ class SpanSink:
             token = _propose_trace_id(event.run.transaction_id)
         try:
             span = run.tracer.start_span(
-                name, kind=SpanKind.INTERNAL, attributes=attributes, start_time=_nanoseconds(event.at)
+                name,
+                context=parent,
+                kind=SpanKind.INTERNAL,
+                attributes=attributes,
+                start_time=nanoseconds(event.at),
             )
         finally:
             if token is not None:
                 _withdraw_trace_id(token)
-        run.spans.append(_OpenSpan(span, context.attach(trace.set_span_in_context(span))))
+        run.spans.append(_OpenSpan(span, context.attach(trace.set_span_in_context(span, parent))))
 
     def _end_step(self, event: StepFinished) -> None:
         run = self._runs.get(event.run.transaction_id)
@@ -141,20 +151,25 @@ class SpanSink:
         item = run.spans.pop()
         try:
             _describe_step(item.span, event)
+            self._children.emit(event, item.span, run.tracer, run.provider)
         finally:
             context.detach(item.token)
             if event.depth == 0:
                 run.root = item.span  # its outcome comes with the end of the run
             else:
-                item.span.end(_nanoseconds(event.finished_at))
+                item.span.end(nanoseconds(event.finished_at))
 
     def _end_run(self, event: RunFinished) -> None:
         run = self._runs.pop(event.run.transaction_id, None)
-        if run is None or run.root is None:
+        if run is None:
+            return
+        for item in reversed(run.spans):  # of steps whose end was not heard
+            item.span.end()
+        if run.root is None:
             return
         run.root.set_attributes({**_identity(event.run), "dlt.outcome": event.outcome})
         last = event.steps[-1].finished_at if event.steps else event.finished_at
-        run.root.end(_nanoseconds(last))
+        run.root.end(nanoseconds(last))
 
 
 def _propose_trace_id(transaction_id: str) -> Token[int | None]:
@@ -192,6 +207,12 @@ def _describe_step(span: Span, event: StepFinished) -> None:
     if event.step in {"extract", "normalize"}:
         span.set_attribute("dlt.rows", event.rows)
         span.set_attribute("dlt.bytes", event.bytes)
+    for link in event.links:
+        flags = TraceFlags(TraceFlags.SAMPLED if link.is_sampled else TraceFlags.DEFAULT)
+        earlier = SpanContext(
+            int(link.trace_id, 16), int(link.span_id, 16), is_remote=True, trace_flags=flags
+        )
+        span.add_link(earlier, {"dlt.load_id": link.load_id})
     if event.failure is not None:
         _describe_failure(span, event.failure, event.finished_at)
 
@@ -209,12 +230,7 @@ def _describe_failure(span: Span, failure: Failure, at: datetime) -> None:
             "exception.message": failure.message,
             "exception.stacktrace": failure.stacktrace,
         },
-        _nanoseconds(at),
+        nanoseconds(at),
     )
     description = f"{failure.error_type}: {failure.message}"
     span.set_status(Status(StatusCode.ERROR, description[:_DESCRIPTION_LENGTH]))
-
-
-def _nanoseconds(at: datetime) -> int:
-    """Since the epoch, exact to the microsecond (a float of seconds is not)."""
-    return int(at.timestamp()) * 1_000_000_000 + at.microsecond * 1000
