@@ -607,6 +607,27 @@ def test_a_credentials_object_is_known_as_soon_as_it_is_made(learned):
     assert hidden(learned, "explicit-later-3")
 
 
+def test_a_field_that_is_given_a_kind_of_text_of_its_own_is_known(learned):
+    """As the strings of a TOML document are."""
+
+    class Text(str):
+        __slots__ = ()
+
+    BearerTokenAuth(Text("explicit-derived-5"))
+    assert hidden(learned, "explicit-derived-5")
+
+
+def test_an_assignment_that_dlt_defines_itself_is_put_back(attach, monkeypatch):
+    """No version does, but one may."""
+
+    def own(config: object, name: str, value: object) -> None:
+        object.__setattr__(config, name, value)
+
+    monkeypatch.setattr(BaseConfiguration, "__setattr__", own, raising=False)
+    attach().learner.detach()
+    assert vars(BaseConfiguration)["__setattr__"] is own
+
+
 def test_fields_are_set_by_dlt_alone_again_after_detach(attach):
     before = vars(BaseConfiguration).get("__setattr__")
     made = attach()

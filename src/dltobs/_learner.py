@@ -33,8 +33,8 @@ if TYPE_CHECKING:
     from dltobs._redaction import Redactor
 
 
-_CARRIERS = frozenset({str, bytes, dict, list, tuple})
-"""Types of values that may be or contain a text."""
+_CARRIERS = (str, bytes, dict, list, tuple)
+"""Types of values that may be or contain a text; those of a TOML file are derived from them."""
 
 
 class SecretLearner:
@@ -80,15 +80,15 @@ class SecretLearner:
 
     def _wrap_assignment(self, owner: type) -> None:
         """Look at what is given to the fields of configurations: there are many, so mostly in passing."""
+        is_own = "__setattr__" in vars(owner)
         original: Any = owner.__setattr__
         learner, active = self, True
 
         def __setattr__(config: Any, name: str, value: Any) -> None:  # noqa: N807 - that is its name
             original(config, name, value)
-            kind: type[Any] = type(value)
-            if active and kind in _CARRIERS:
+            if active and isinstance(value, _CARRIERS):
                 spec: Any = type(config)
-                has_url = kind is str and "://" in value
+                has_url = isinstance(value, str) and "://" in value
                 if has_url or name in secret_fields(spec) or is_credentials(spec):
                     learner._learn(lambda: in_assignment(config, name, value))
 
@@ -96,7 +96,10 @@ class SecretLearner:
             nonlocal active
             active = False
             if vars(owner).get("__setattr__") is __setattr__:
-                del owner.__setattr__
+                if is_own:
+                    owner.__setattr__ = original  # type: ignore[method-assign]
+                else:
+                    del owner.__setattr__
 
         owner.__setattr__ = __setattr__  # type: ignore[assignment,method-assign]
         self._undo.append(undo)

@@ -138,7 +138,7 @@ def secret_fields(spec: type[BaseConfiguration]) -> frozenset[str]:
 
 @functools.cache
 def is_credentials(spec: type[BaseConfiguration]) -> bool:
-    """Whether any field of a configuration may hold a secret in some form."""
+    """Whether a configuration is one of credentials, whose every field may hold a secret in some form."""
     from dlt.common.configuration.specs.base_configuration import CredentialsConfiguration
 
     return issubclass(spec, CredentialsConfiguration)

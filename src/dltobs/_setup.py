@@ -90,22 +90,26 @@ class Setup:
             old.excepthook.detach()
         if self.recent_lines is not None and old.recent_lines is not None:
             self.recent_lines.take_over(old.recent_lines)
-        self._take_over_spans(old)
+        spans = self._take_over_spans(old)
         self.tracker.take_over(old.tracker)
+        if spans is not None:
+            # only now: until then an event of such a run may have reached either sink
+            spans.let_go()
         if old.process == os.getpid():
             old._deliver_and_close()
         self._get_ready()
 
-    def _take_over_spans(self, old: Setup) -> None:
+    def _take_over_spans(self, old: Setup) -> Any:
+        """Go on with the open spans of another set-up; gives the sink that has them no longer, if any."""
         before, now = _span_sink_of(old.sinks), _span_sink_of(self.sinks)
         if before is None or not before.open_runs:
-            return
-        if now is not None:
-            now.take_over(before.open_runs)
-            before.take_over({})
-        else:
+            return None
+        if now is None:
             # there are no spans any more, but the threads of these runs must be led out of theirs
             self.dispatcher.retain(*self.sinks, before)
+            return None
+        now.take_over(before.open_runs)
+        return before
 
     def _get_ready(self) -> None:
         if self.settings.sentry_dsn is not None and _dlt_has_sentry():

@@ -53,6 +53,11 @@ class LateSpanSink:
         self._sink = SpanSink(self._settings, self._redactor, {})
         self._sink.take_over(runs)
 
+    def let_go(self) -> None:
+        """Leave the runs that are on to the sink that has taken them over."""
+        if self._sink is not None:
+            self._sink.let_go()
+
     def close(self) -> None:
         """End the spans that are still open."""
         if self._sink is not None:

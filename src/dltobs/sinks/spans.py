@@ -120,6 +120,10 @@ class SpanSink:
         self._runs = runs
         self._tracer()
 
+    def let_go(self) -> None:
+        """Leave the runs that are on to the sink that has taken them over."""
+        self._runs = {}
+
     def _start_run(self, event: RunStarted) -> None:
         found = self._tracer()
         if found is not None:
