@@ -2,23 +2,39 @@
 PYTHON ?= python3
 VENV ?= .venv
 OLDEST_DLT = 1.23.0
+# test processes: one more than there are cores, as they wait much of the time
+JOBS ?= $(shell $(PYTHON) -c "import os; print((os.cpu_count() or 1) + 1)")
 BIN = $(VENV)/bin
 STAMP = $(VENV)/.installed
+BUGSINK = .venv-bugsink
+PREFECT = .venv-prefect
 
-.PHONY: demo test test-oldest lint bench wheel clean
+.PHONY: demo test bugsink torture prefect test-prefect test-oldest lint bench wheel clean
 
 demo: $(STAMP)  ## run a real pipeline under dltobs and show what one sees
 	$(BIN)/python examples/quickstart.py
 
 test: $(STAMP)  ## run the tests
-	$(BIN)/python -m pytest --cov --cov-report=term --cov-fail-under=90
+	$(BIN)/python -m pytest --numprocesses $(JOBS) --dist loadfile --cov --cov-report=term --cov-fail-under=90
+
+bugsink: $(BUGSINK)/.installed  ## a server that takes what Sentry takes: with it, the tests use a real one
+
+torture: $(STAMP)  ## kill 500 runs at random moments; each must be gone in time and accounted for once
+	$(BIN)/python tests/torture.py --runs 500
+
+prefect: $(PREFECT)/.installed  ## this project beside Prefect, which brings many packages of its own
+
+test-prefect: prefect  ## the tests with a real Prefect server
+	$(PREFECT)/bin/python -m pytest --quiet tests/test_prefect*.py
 
 test-oldest: $(STAMP)  ## what touches dlt's insides, with the oldest dlt that is supported
 	$(PYTHON) -m venv .venv-oldest
 	.venv-oldest/bin/python -m pip install --quiet --upgrade "pip>=25.1"
 	.venv-oldest/bin/python -m pip install --quiet --editable ".[grpc]" --group test "dlt[duckdb]==$(OLDEST_DLT)"
-	.venv-oldest/bin/python -m pytest --quiet tests/test_runs.py tests/test_secrets.py tests/test_settings.py \
-		tests/test_logs_attach.py tests/test_spans.py tests/test_sentry.py tests/test_quiet.py
+	.venv-oldest/bin/python -m pytest --quiet --numprocesses $(JOBS) --dist loadfile tests/test_runs.py tests/test_secrets.py tests/test_settings.py \
+		tests/test_logs_attach.py tests/test_spans.py tests/test_sentry.py tests/test_quiet.py \
+		tests/test_outcome.py tests/test_schema_changes.py tests/test_aside.py tests/test_ledger.py tests/test_save.py \
+		tests/test_retries.py tests/test_lost_runs.py
 
 lint: $(STAMP)  ## ruff, mypy --strict, import-linter
 	$(BIN)/ruff check .
@@ -42,5 +58,19 @@ $(STAMP): pyproject.toml src/dltobs/_version.py
 	$(BIN)/python -m pip install --quiet --editable ".[grpc]" --group dev
 	touch $@
 
+$(BUGSINK)/.installed: Makefile
+	$(PYTHON) -m venv $(BUGSINK)
+	$(BUGSINK)/bin/python -m pip install --quiet --upgrade "pip>=25.1"
+	$(BUGSINK)/bin/python -m pip install --quiet "bugsink>=2.6,<3"
+	touch $@
+
+# the servers of Prefect 3.8 use an argument that newer versions of FastAPI have no more
+$(PREFECT)/.installed: pyproject.toml Makefile
+	$(PYTHON) -m venv $(PREFECT)
+	$(PREFECT)/bin/python -m pip install --quiet --upgrade "pip>=25.1"
+	$(PREFECT)/bin/python -m pip install --quiet --editable ".[prefect]" "dlt[duckdb]" "fastapi<0.150" \
+		"pytest>=8" "pytest-timeout>=2.3"
+	touch $@
+
 clean:
-	rm -rf $(VENV) .venv-oldest .venv-wheel dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage .import_linter_cache
+	rm -rf $(VENV) $(BUGSINK) $(PREFECT) .venv-oldest .venv-wheel dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage .import_linter_cache

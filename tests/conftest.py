@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import sys
 import threading
 from typing import TYPE_CHECKING, Any
@@ -14,11 +15,14 @@ from dlt.common import logger as dlt_logger
 from dlt.common.configuration.container import Container
 from dlt.pipeline import trace as dlt_trace
 from opentelemetry import trace
+from opentelemetry.metrics import _internal as metrics
 from opentelemetry.util._once import Once
 
 import dltobs
 from dltobs import _state
+from prefect_server import PrefectServer
 from servers import OtlpServer, SentryServer
+from slack_server import SlackServer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -27,7 +31,11 @@ if TYPE_CHECKING:
 SECRET = "pl4nted/Secret+value=%1"
 """A secret that every encoding changes."""
 
-_FOREIGN_PREFIXES = ("DLTOBS_", "OTEL_", "SENTRY_", "RUNTIME__", "TRACEPARENT")
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # a shell has started us in the background; what we start would ignore Ctrl-C, too
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+_FOREIGN_PREFIXES = ("DLTOBS_", "OTEL_", "SENTRY_", "RUNTIME__", "TRACEPARENT", "TRACESTATE", "BAGGAGE")
 
 
 @pytest.fixture(autouse=True)
@@ -41,13 +49,14 @@ def _isolated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]
     monkeypatch.chdir(tmp_path)
     hooks = sys.excepthook, threading.excepthook
     _forget_dlt()
-    _forget_tracer_provider()
+    _forget_providers()
     yield
     dltobs.shutdown()
     _state.deliveries = ()
+    _state.redactor = None
     sys.excepthook, threading.excepthook = hooks
     _forget_dlt()
-    _forget_tracer_provider()
+    _forget_providers()
 
 
 def _forget_dlt() -> None:
@@ -66,10 +75,12 @@ def _forget_dlt() -> None:
     ]
 
 
-def _forget_tracer_provider() -> None:
+def _forget_providers() -> None:
     """OpenTelemetry lets a global provider be set once; tests need it anew."""
     trace._TRACER_PROVIDER = None
     trace._TRACER_PROVIDER_SET_ONCE = Once()
+    metrics._METER_PROVIDER = None
+    metrics._METER_PROVIDER_SET_ONCE = Once()
 
 
 @pytest.fixture
@@ -82,6 +93,21 @@ def otlp() -> Iterator[OtlpServer]:
 @pytest.fixture
 def sentry() -> Iterator[SentryServer]:
     server = SentryServer()
+    yield server
+    server.close()
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PrefectServer]:
+    """A Prefect server, for all tests of Prefect."""
+    server = PrefectServer(tmp_path_factory.mktemp("prefect"))
+    yield server
+    server.close()
+
+
+@pytest.fixture
+def slack() -> Iterator[SlackServer]:
+    server = SlackServer()
     yield server
     server.close()
 

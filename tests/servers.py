@@ -6,13 +6,19 @@ import gzip
 import json
 import threading
 import time
+import zlib
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
+from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
     ExportTraceServiceRequest,
     ExportTraceServiceResponse,
 )
+
+if TYPE_CHECKING:
+    import ssl
+    from collections.abc import Iterable
 
 
 class Request:
@@ -25,15 +31,16 @@ class Request:
 
 
 class Server:
-    """An HTTP server on a free port of loopback.
+    """An HTTP server on loopback, on a free port if none is given.
 
-    Set `status` to the code to answer with, `delay` to seconds to wait before, `headers` to add some.
+    Set `status` to the code to answer with, `delay` to seconds to wait before, `headers` to add some. With a
+    TLS context it speaks HTTPS.
     """
 
     content_type = "application/json"
     content = b"{}"
 
-    def __init__(self) -> None:
+    def __init__(self, tls: ssl.SSLContext | None = None, port: int = 0) -> None:
         self.requests: list[Request] = []
         self.status = 200
         self.delay = 0.0
@@ -45,11 +52,13 @@ class Server:
                 body = self.rfile.read(int(self.headers.get("content-length", 0)))
                 if self.headers.get("content-encoding") == "gzip":
                     body = gzip.decompress(body)
+                elif self.headers.get("content-encoding") == "deflate":
+                    body = zlib.decompress(body)
                 headers = {key.lower(): value for key, value in self.headers.items()}
-                server.requests.append(Request(self.path, headers, body))
+                server.received(Request(self.path, headers, body))
                 time.sleep(server.delay)
                 try:
-                    self.send_response(server.status)
+                    self.send_response(server.status_for(self.path))
                     self.send_header("content-type", server.content_type)
                     for key, value in server.headers.items():
                         self.send_header(key, value)
@@ -62,8 +71,11 @@ class Server:
             def log_message(self, *args: Any) -> None:
                 pass
 
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._server = ThreadingHTTPServer(("127.0.0.1", port), Handler)
         self._server.daemon_threads = True
+        self._scheme = "http" if tls is None else "https"
+        if tls is not None:
+            self._server.socket = tls.wrap_socket(self._server.socket, server_side=True)
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True)
         self._thread.start()
 
@@ -73,14 +85,24 @@ class Server:
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
+        return f"{self._scheme}://127.0.0.1:{self.port}"
+
+    def received(self, request: Request) -> None:
+        self.requests.append(request)
+
+    def status_for(self, path: str) -> int:
+        return self.status
+
+    @property
+    def all_requests(self) -> list[Request]:
+        return self.requests
 
     @property
     def raw(self) -> bytes:
         """Every byte of every body and header value."""
         return b"\n".join(
             part
-            for request in self.requests
+            for request in self.all_requests
             for part in (request.body, request.path.encode(), json.dumps(request.headers).encode())
         )
 
@@ -90,10 +112,34 @@ class Server:
 
 
 class OtlpServer(Server):
-    """A collector: `spans` are those of all requests, in order."""
+    """A collector: `spans` are those of all requests, in order, `points` those of metrics.
+
+    What comes for metrics is kept in `metric_requests` and answered with `metric_status`, so that tests of
+    spans need not know of it.
+    """
 
     content_type = "application/x-protobuf"
     content = ExportTraceServiceResponse().SerializeToString()
+
+    def __init__(self, tls: ssl.SSLContext | None = None, port: int = 0) -> None:
+        self.metric_requests: list[Request] = []
+        self.metric_status = 200
+        super().__init__(tls, port)
+
+    def received(self, request: Request) -> None:
+        is_metrics = request.path.endswith("/v1/metrics")
+        (self.metric_requests if is_metrics else self.requests).append(request)
+
+    def status_for(self, path: str) -> int:
+        return self.metric_status if path.endswith("/v1/metrics") else self.status
+
+    @property
+    def all_requests(self) -> list[Request]:
+        return [*self.requests, *self.metric_requests]
+
+    @property
+    def points(self) -> list[Point]:
+        return points_of(ExportMetricsServiceRequest.FromString(one.body) for one in self.metric_requests)
 
     @property
     def spans(self) -> list[Any]:
@@ -123,6 +169,35 @@ class OtlpServer(Server):
         return found[0]
 
 
+class Point(NamedTuple):
+    """A data point: that of a counter has an int for value, that of a histogram its sum."""
+
+    name: str
+    unit: str
+    attributes: dict[str, Any]
+    value: float
+    data: Any
+    resource: dict[str, Any]
+    scope: str
+
+
+def points_of(requests: Iterable[Any]) -> list[Point]:
+    """The points of export requests, in order."""
+    found = []
+    for request in requests:
+        for resource in request.resource_metrics:
+            for scope in resource.scope_metrics:
+                for metric in scope.metrics:
+                    data = getattr(metric, metric.WhichOneof("data"))
+                    for point in data.data_points:
+                        is_histogram = metric.WhichOneof("data") == "histogram"
+                        value = point.sum if is_histogram else getattr(point, point.WhichOneof("value"))
+                        attributes = attributes_of(point)
+                        place = attributes_of(resource.resource), scope.scope.name
+                        found.append(Point(metric.name, metric.unit, attributes, value, point, *place))
+    return found
+
+
 def attributes_of(item: Any) -> dict[str, Any]:
     """The attributes of a protobuf span, event, link or resource as a dict."""
     return {
@@ -145,6 +220,8 @@ class SentryServer(Server):
         """Header and payload of each item of each envelope."""
         found = []
         for request in self.requests:
+            if not request.path.endswith("/envelope/"):
+                continue
             _, *rest = request.body.split(b"\n")
             lines = iter(rest)
             found += [(json.loads(line), json.loads(next(lines))) for line in lines if line.strip()]

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import socket
 import threading
+import time
+from dataclasses import replace
 
 import dlt
 import pytest
@@ -17,8 +20,9 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
 import dltobs
 from conftest import SECRET
 from dltobs import BackendStatus, Redactor, _state
+from dltobs._spool import Spool
 from dltobs._warnings import Warner
-from dltobs.sinks.delivery import Delivery, reason_of
+from dltobs.sinks.delivery import Delivery, Route, Verdict, reason_of
 from servers import OtlpServer, Server
 
 
@@ -32,6 +36,12 @@ def fail(one):
     with pytest.raises(PipelineStepFailed) as info:
         one.run(broken())
     return info.value
+
+
+@pytest.fixture(autouse=True)
+def _without_metrics(monkeypatch):
+    """Their delivery is a matter of tests/test_metrics.py."""
+    monkeypatch.setenv("DLTOBS__METRICS", "off")
 
 
 @pytest.fixture
@@ -83,27 +93,67 @@ def test_a_refused_connection_is_one_warning_for_each_back_end(pipeline, warning
     assert "no such order" in str(error)
     dltobs.shutdown()
     assert sorted(warnings()) == [
-        ("dltobs", "otlp: 2 spans could not be delivered: connection refused"),
-        ("dltobs", "sentry: 1 event could not be delivered: connection refused"),
+        ("dltobs", "otlp: 2 spans kept in the spool (connection refused)"),
+        ("dltobs", "sentry: 1 event kept in the spool (connection refused)"),
     ]
     assert dltobs.status() == {
-        "otlp": BackendStatus(0, 2, "connection refused"),
-        "sentry": BackendStatus(0, 1, "connection refused"),
+        "otlp": BackendStatus(spooled=2, last_error="connection refused"),
+        "sentry": BackendStatus(spooled=1, last_error="connection refused"),
     }
+
+
+@pytest.mark.parametrize("runs", [1, 3])
+@pytest.mark.parametrize(
+    ("protocol", "reason"), [("http/protobuf", "connection refused"), ("grpc", "gRPC UNAVAILABLE")]
+)
+def test_a_dead_collector_is_one_warning_for_spans_and_one_for_metrics(
+    monkeypatch, pipeline, warnings, protocol, reason, runs
+):
+    """They are two back ends; both name the reason, however often they are tried."""
+    monkeypatch.setenv("OTEL_METRIC_EXPORT_INTERVAL", "200")
+    monkeypatch.setenv("OTEL_BSP_SCHEDULE_DELAY", "200")
+    dltobs.configure(
+        otlp_endpoint=f"http://{closed_port()}", otlp_protocol=protocol, metrics="on", flush_timeout=1
+    )
+    for number in range(runs):
+        fail(pipeline(f"shop_{number}"))
+        time.sleep(0.5)
+    dltobs.shutdown()
+    assert [name for name, _ in warnings()] == ["dltobs", "dltobs"]
+    spans, points = sorted(text for _, text in warnings())
+    assert re.fullmatch(rf"otlp_metrics: \d+ points? kept in the spool \({reason}\)", points)
+    assert re.fullmatch(rf"otlp: \d+ spans? kept in the spool \({reason}\)", spans)
+    status = dltobs.status()
+    assert {name: (one.delivered, one.last_error) for name, one in status.items()} == {
+        "otlp": (0, reason),
+        "otlp_metrics": (0, reason),
+    }
+    assert status["otlp"].spooled == 2 * runs
+    assert status["otlp_metrics"].spooled >= 3
+
+
+def test_a_dead_collector_is_told_anew_by_the_next_set_up(pipeline, warnings):
+    address = closed_port()
+    for number in range(2):
+        dltobs.configure(
+            otlp_endpoint=f"http://{address}", metrics="on", flush_timeout=1, environment=str(number)
+        )
+        fail(pipeline())
+    dltobs.shutdown()
+    subjects = [text.partition(":")[0] for _, text in warnings()]
+    assert sorted(subjects) == ["otlp", "otlp", "otlp_metrics", "otlp_metrics"]
 
 
 @pytest.mark.parametrize(
     ("status", "headers", "reason"),
     [
-        (500, {}, "HTTP 500 Internal Server Error"),
         (404, {}, "HTTP 404 Not Found"),
         (401, {}, "HTTP 401 Unauthorized"),
-        (503, {}, "HTTP 503 Service Unavailable"),
-        (429, {"retry-after": "60"}, "HTTP 429 Too Many Requests"),
+        (413, {}, "HTTP 413 Request Entity Too Large"),
         (304, {}, "HTTP 304 Not Modified"),
     ],
 )
-def test_an_answer_that_is_no_success_is_a_loss_with_that_reason(
+def test_an_answer_that_refuses_is_a_loss_with_that_reason(
     otlp, sentry, pipeline, warnings, status, headers, reason
 ):
     for server in (otlp, sentry):
@@ -117,6 +167,34 @@ def test_an_answer_that_is_no_success_is_a_loss_with_that_reason(
         ("dltobs", f"sentry: 1 event could not be delivered: {short}"),
     ]
     assert dltobs.status() == {"otlp": BackendStatus(0, 2, reason), "sentry": BackendStatus(0, 1, short)}
+
+
+@pytest.mark.parametrize(
+    ("status", "headers", "reason"),
+    [
+        (500, {}, "HTTP 500 Internal Server Error"),
+        (503, {}, "HTTP 503 Service Unavailable"),
+        (408, {}, "HTTP 408 Request Timeout"),
+        (429, {"retry-after": "60"}, "HTTP 429 Too Many Requests"),
+    ],
+)
+def test_an_answer_that_asks_for_patience_keeps_what_was_sent(
+    otlp, sentry, pipeline, warnings, status, headers, reason
+):
+    for server in (otlp, sentry):
+        server.status, server.headers = status, headers
+    dltobs.configure(otlp_endpoint=otlp.url, sentry_dsn=sentry.dsn, flush_timeout=1)
+    fail(pipeline())
+    dltobs.shutdown()
+    short = f"HTTP {status}"
+    assert sorted(warnings()) == [
+        ("dltobs", f"otlp: 2 spans kept in the spool ({reason})"),
+        ("dltobs", f"sentry: 1 event kept in the spool ({short})"),
+    ]
+    assert dltobs.status() == {
+        "otlp": BackendStatus(spooled=2, last_error=reason),
+        "sentry": BackendStatus(spooled=1, last_error=short),
+    }
 
 
 @pytest.mark.parametrize("status", [301, 302, 307, 308])
@@ -135,24 +213,27 @@ def test_a_redirect_is_not_followed(otlp, sentry, pipeline, warnings, status):
     assert len(warnings()) == 2
 
 
-def test_a_server_that_hangs_is_a_loss_at_the_deadline(otlp, sentry, pipeline, warnings):
+def test_what_a_server_that_hangs_has_not_answered_is_kept_at_the_deadline(otlp, sentry, pipeline, warnings):
     otlp.delay = sentry.delay = 30
     dltobs.configure(otlp_endpoint=otlp.url, sentry_dsn=sentry.dsn, flush_timeout=0.5)
     fail(pipeline())
     dltobs.shutdown()
     reason = "not sent before the deadline"
-    assert dltobs.status() == {"otlp": BackendStatus(0, 2, reason), "sentry": BackendStatus(0, 1, reason)}
+    assert dltobs.status() == {
+        "otlp": BackendStatus(spooled=2, last_error=reason),
+        "sentry": BackendStatus(spooled=1, last_error=reason),
+    }
     assert len(warnings()) == 2
 
 
-def test_an_answer_that_is_no_http_is_a_loss(garbage, pipeline, warnings):
+def test_an_answer_that_is_no_http_is_none(garbage, pipeline, warnings):
     dltobs.configure(
         otlp_endpoint=f"http://{garbage}", sentry_dsn=f"http://key0000@{garbage}/1", flush_timeout=1
     )
     fail(pipeline())
     dltobs.shutdown()
-    assert dltobs.status()["otlp"].dropped == 2
-    assert dltobs.status()["sentry"].dropped == 1
+    assert dltobs.status()["otlp"].spooled == 2
+    assert dltobs.status()["sentry"].spooled == 1
     assert {name for name, _ in warnings()} == {"dltobs"}
     assert len(warnings()) == 2
 
@@ -209,10 +290,10 @@ def test_a_warning_is_repeated_only_when_the_reason_changes(sentry, pipeline, wa
         fail(pipeline())
         settle()
     assert [message for _, message in warnings()] == [
-        "sentry: 1 event could not be delivered: HTTP 500",
+        "sentry: 1 event kept in the spool (HTTP 500)",
         "sentry: 1 event could not be delivered: HTTP 404",
     ]
-    assert dltobs.status()["sentry"] == BackendStatus(1, 4, "HTTP 404")
+    assert dltobs.status()["sentry"] == BackendStatus(1, 2, "HTTP 404", spooled=2)
 
 
 def test_a_sentry_that_limits_the_rate_is_not_asked_again(sentry, pipeline, warnings):
@@ -223,7 +304,7 @@ def test_a_sentry_that_limits_the_rate_is_not_asked_again(sentry, pipeline, warn
     fail(pipeline())
     dltobs.shutdown()
     assert len(sentry.requests) == 1
-    assert dltobs.status()["sentry"] == BackendStatus(1, 1, "rate-limited by the server")
+    assert dltobs.status()["sentry"] == BackendStatus(1, 0, "rate-limited by the server", spooled=1)
     assert len(warnings()) == 1
 
 
@@ -234,7 +315,7 @@ def test_the_console_line_of_a_loss_is_written_by_our_own_handlers(tmp_path, pip
     )
     fail(pipeline())
     dltobs.shutdown()
-    sentence = "sentry: 1 event could not be delivered: connection refused"
+    sentence = "sentry: 1 event kept in the spool (connection refused)"
     assert capfd.readouterr().err.count(sentence) == 1
     assert (tmp_path / "dlt.jsonl").read_text().count(sentence) == 1
 
@@ -288,6 +369,60 @@ def test_a_reason_has_no_secret_in_it(delivery, warnings):
     delivery.dropped(1, "proxy refused hunter22")
     assert delivery.status.last_error == "proxy refused ***"
     assert warnings() == [("dltobs", "otlp: 1 span could not be delivered: proxy refused ***")]
+
+
+@pytest.fixture
+def spooling(tmp_path):
+    """The counters of a back end that has a spool, as a sink sets them up."""
+    warner = Warner(Redactor(["hunter22"]))
+    spool = Spool(tmp_path / "spool", 10_000, warner, lambda kind, items: None)
+    delivery = Delivery("slack", "messages", warner, spool)
+    delivery.route = Route("https://hooks.example/services/hunter22", lambda: 0, lambda payload: Verdict())
+    return delivery
+
+
+def test_what_is_in_the_spool_is_neither_delivered_nor_lost(spooling, warnings, tmp_path):
+    spooling.submitted(2)
+    assert spooling.keep(b"text", 2)
+    spooling.kept(2, "proxy refused hunter22")
+    assert spooling.pending == 0
+    assert spooling.status == BackendStatus(spooled=2, last_error="proxy refused ***")
+    assert not spooling.everything_delivered()
+    assert warnings() == [("dltobs", "slack: 2 messages kept in the spool (proxy refused ***)")]
+    (path,) = (tmp_path / "spool").iterdir()
+    assert b"hunter22" not in path.name.encode() + path.read_bytes()
+
+
+def test_what_is_pending_in_the_end_is_rescued_as_far_as_it_can_be(spooling, warnings):
+    spooling.route = replace(spooling.route, rescue=lambda: 2)
+    spooling.submitted(3)
+    spooling.abandon("not sent before the deadline")
+    spooling.kept(1, "late")
+    assert spooling.status == BackendStatus(0, 1, "not sent before the deadline", spooled=2)
+    assert [message for _, message in warnings()] == [
+        "slack: 2 messages kept in the spool (not sent before the deadline)",
+        "slack: 1 message could not be delivered: not sent before the deadline",
+    ]
+
+
+def test_a_rescue_that_fails_is_a_loss(spooling):
+    def fails():
+        raise RuntimeError("broken")
+
+    spooling.route = replace(spooling.route, rescue=fails)
+    spooling.submitted(3)
+    spooling.abandon("not sent before the deadline")
+    assert spooling.status == BackendStatus(0, 3, "not sent before the deadline")
+
+
+def test_without_a_spool_or_a_way_from_it_nothing_is_kept(delivery, spooling):
+    spooling.route = None
+    assert not spooling.keep(b"text", 1)
+    delivery.route = Route("https://hooks.example", lambda: 5, lambda payload: Verdict())
+    assert not delivery.keep(b"text", 1)
+    delivery.submitted(1)
+    delivery.abandon("over")
+    assert delivery.status == BackendStatus(0, 1, "over")
 
 
 def test_the_counters_are_exact_under_threads(delivery):

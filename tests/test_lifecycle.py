@@ -32,6 +32,23 @@ SLACK = 2.0
 """Seconds that a busy machine may take on top of a deadline."""
 
 
+STEPS = ["extract", "normalize", "load", "run shop"]
+
+
+def steps_of(server: OtlpServer) -> list[str]:
+    """The names of the spans of steps, without those of their parts, in the order of their ends."""
+    parts = {"extract", "normalize", "load"}
+    return [span.name for span in server.spans if span.name in parts or span.name.startswith("run ")]
+
+
+def runs_counted(server: OtlpServer) -> dict[str, int]:
+    """How many runs of each pipeline the points count; each of them has come once."""
+    points = [point for point in server.points if point.name == "dlt.runs"]
+    found = {point.attributes["dlt.pipeline.name"]: int(point.value) for point in points}
+    assert len(found) == len(points)
+    return found
+
+
 def attached() -> dict[str, object]:
     """Everything in the process that a set-up changes."""
     from dlt.common import logger
@@ -80,7 +97,8 @@ def test_the_same_settings_twice_change_nothing(otlp, pipeline):
     assert _state.runtime is first
     assert attached() == state
     dltobs.shutdown()
-    assert len(otlp.spans) == 4
+    assert steps_of(otlp) == STEPS
+    assert runs_counted(otlp) == {"shop": 1}
 
 
 def test_the_same_variables_twice_change_nothing(monkeypatch, otlp, pipeline):
@@ -93,7 +111,8 @@ def test_the_same_variables_twice_change_nothing(monkeypatch, otlp, pipeline):
     dltobs.configure()
     assert _state.runtime is first
     dltobs.shutdown()
-    assert len(otlp.spans) == 4
+    assert steps_of(otlp) == STEPS
+    assert runs_counted(otlp) == {"shop": 1}
 
 
 @pytest.mark.parametrize("by", ["argument", "variable"])
@@ -111,11 +130,17 @@ def test_other_settings_move_delivery_to_the_new_endpoint(monkeypatch, otlp, pip
         pipeline("before").run([{"id": 1}], table_name="orders")
         configure(other.url)
         assert otlp.named("run before")
+        assert runs_counted(otlp) == {"before": 1}
         pipeline("after").run([{"id": 1}], table_name="orders")
         dltobs.shutdown()
-        assert len(otlp.spans) == len(other.spans) == 4
-        assert other.named("run after")
-        assert dltobs.status()["otlp"] == dltobs.BackendStatus(delivered=4)
+        assert steps_of(otlp) == ["extract", "normalize", "load", "run before"]
+        assert steps_of(other) == ["extract", "normalize", "load", "run after"]
+        assert runs_counted(otlp) == {"before": 1}
+        assert runs_counted(other) == {"after": 1}
+        assert dltobs.status() == {
+            "otlp": dltobs.BackendStatus(delivered=len(other.spans)),
+            "otlp_metrics": dltobs.BackendStatus(delivered=len(other.points)),
+        }
     finally:
         other.close()
 
@@ -304,16 +329,18 @@ def test_the_exit_is_within_one_deadline_for_all_that_hang(tmp_path, otlp, sentr
         DLTOBS__FLUSH_TIMEOUT="1",
     )
     assert seconds < 1 + SLACK
-    assert "otlp: 2 spans could not be delivered: not sent before the deadline" in stderr
-    assert "sentry: 1 event could not be delivered: not sent before the deadline" in stderr
-    assert stderr.count("could not be delivered") == 2
+    assert "otlp: 2 spans kept in the spool (not sent before the deadline)" in stderr
+    assert "sentry: 1 event kept in the spool (not sent before the deadline)" in stderr
+    assert "otlp_metrics: 3 points kept in the spool (not sent before the deadline)" in stderr
+    assert stderr.count("kept in the spool") == 3
+    assert "could not be delivered" not in stderr
 
 
-def test_a_flush_timeout_of_zero_loses_what_is_queued_and_says_so(tmp_path, otlp):
+def test_a_flush_timeout_of_zero_keeps_what_is_queued_and_says_so(tmp_path, otlp):
     otlp.delay = 30
     seconds, stderr = exit_time(tmp_path, DLTOBS__OTLP_ENDPOINT=otlp.url, DLTOBS__FLUSH_TIMEOUT="0")
     assert seconds < SLACK
-    assert stderr.count("could not be delivered") == 1
+    assert stderr.count("kept in the spool") == 2  # of spans and of metrics
 
 
 def test_the_longest_flush_timeout_is_no_error_at_the_end():
@@ -379,6 +406,7 @@ def test_a_forked_child_neither_flushes_nor_hangs_at_its_exit(tmp_path, otlp, se
     assert result.stderr == ""
     assert len(otlp.spans) == 2
     assert len(sentry.events) == 1
+    assert runs_counted(otlp) == {"shop": 1}
 
 
 def test_a_forked_child_that_configures_delivers_its_own_runs(tmp_path, otlp):
@@ -402,7 +430,9 @@ def test_a_forked_child_that_configures_delivers_its_own_runs(tmp_path, otlp):
     assert result.stdout.split() == ["0"], result.stderr
     assert otlp.named("run parent")
     assert otlp.named("run child")
-    assert len(otlp.spans) == 8
+    assert len(steps_of(otlp)) == 8
+    assert len({span.span_id for span in otlp.spans}) == len(otlp.spans)
+    assert runs_counted(otlp) == {"parent": 1, "child": 1}
 
 
 def test_status_can_be_read_after_shutdown_and_begins_anew_with_a_new_set_up(otlp, pipeline):
@@ -410,9 +440,14 @@ def test_status_can_be_read_after_shutdown_and_begins_anew_with_a_new_set_up(otl
     dltobs.configure(otlp_endpoint=otlp.url)
     pipeline().run([{"id": 1}], table_name="orders")
     dltobs.shutdown()
-    assert dltobs.status()["otlp"].delivered == 4
+    assert {name: one.delivered for name, one in dltobs.status().items()} == {
+        "otlp": len(otlp.spans),
+        "otlp_metrics": len(otlp.points),
+    }
+    assert otlp.spans
+    assert otlp.points
     dltobs.configure(otlp_endpoint=otlp.url)
-    assert dltobs.status()["otlp"].delivered == 0
+    assert {name: one.delivered for name, one in dltobs.status().items()} == {"otlp": 0, "otlp_metrics": 0}
 
 
 def test_calls_run_side_by_side_within_one_time_out():
@@ -550,9 +585,10 @@ def test_nothing_comes_out_raw_while_one_set_up_replaces_another(monkeypatch, ca
     assert SECRET not in written
 
 
+@pytest.mark.parametrize("tracing", ["auto", "off"])
 @pytest.mark.parametrize("ending", ["sys.exit(0)", "dltobs.shutdown(); os._exit(0)"])
-def test_a_forked_child_delivers_what_it_has_made_itself(tmp_path, otlp, ending):
-    """Without a configure() of its own; the parent's spans are the parent's."""
+def test_a_forked_child_delivers_what_it_has_made_itself(tmp_path, otlp, ending, tracing):
+    """Without a configure() of its own; the parent's spans and points are the parent's."""
     result = run_script(
         """
         import dltobs
@@ -566,11 +602,47 @@ def test_a_forked_child_delivers_what_it_has_made_itself(tmp_path, otlp, ending)
         tmp_path,
         prelude=PRELUDE + WITHOUT_THREADS,
         DLTOBS__OTLP_ENDPOINT=otlp.url,
+        DLTOBS__TRACING=tracing,
         PYTHONWARNINGS="ignore::DeprecationWarning",
     )
     assert result.stdout.split() == ["0"], result.stderr
-    assert sorted(span.name for span in otlp.spans if span.name.startswith("run")) == [
-        "run child",
-        "run parent",
-    ]
-    assert len(otlp.spans) == 8
+    roots = sorted(span.name for span in otlp.spans if span.name.startswith("run"))
+    assert roots == ([] if tracing == "off" else ["run child", "run parent"])
+    assert len(steps_of(otlp)) == 4 * len(roots)
+    assert runs_counted(otlp) == {"parent": 1, "child": 1}
+
+
+@pytest.mark.parametrize("end", ["", "dltobs.shutdown()"])
+def test_a_child_of_multiprocessing_delivers_what_it_has_made_itself(tmp_path, otlp, sentry, end):
+    """It exits without asking `atexit`; its spans, points and events arrive, once."""
+    result = run_script(
+        """
+        import multiprocessing
+        import dltobs
+        dltobs.configure()
+        load("parent")
+
+        def work():
+            load("child")
+            try:
+                pipeline("failing").run(broken())
+            except Exception:
+                pass
+            END
+
+        child = multiprocessing.get_context("fork").Process(target=work)
+        child.start()
+        child.join()
+        print(child.exitcode)
+        """.replace("END", end),
+        tmp_path,
+        prelude=PRELUDE + WITHOUT_THREADS,
+        DLTOBS__OTLP_ENDPOINT=otlp.url,
+        DLTOBS__SENTRY_DSN=sentry.dsn,
+        PYTHONWARNINGS="ignore::DeprecationWarning",
+    )
+    assert result.stdout.split() == ["0"], result.stderr
+    roots = sorted(span.name for span in otlp.spans if span.name.startswith("run"))
+    assert roots == ["run child", "run failing", "run parent"]
+    assert runs_counted(otlp) == {"parent": 1, "child": 1, "failing": 1}
+    assert len(sentry.events) == 1

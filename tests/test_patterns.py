@@ -360,9 +360,9 @@ def test_the_time_for_a_repetitive_text_grows_with_its_length_and_not_faster(nam
         text = before + unit * (size // len(unit)) + after
         best = float("inf")
         for _ in range(3):
-            start = time.perf_counter()
+            start = time.thread_time()  # whatever else the machine does
             redactor.text(text)
-            best = min(best, time.perf_counter() - start)
+            best = min(best, time.thread_time() - start)
         return best
 
     small, large = seconds(12_500), seconds(100_000)

@@ -10,18 +10,29 @@ import grpc
 import pytest
 import requests
 from dlt.pipeline.exceptions import PipelineStepFailed
-from opentelemetry import trace
+from opentelemetry import metrics, trace
 from opentelemetry.instrumentation.requests import RequestsInstrumentor
 from opentelemetry.instrumentation.urllib3 import URLLib3Instrumentor
 from opentelemetry.proto.collector.trace.v1 import trace_service_pb2, trace_service_pb2_grpc
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.trace import Link, SpanContext, TraceFlags
 
 import dltobs
 from conftest import SECRET
 from dltobs import Redactor, _state
+from dltobs.sinks import exporters
 from scripts import run_script
 from servers import OtlpServer, Server, attributes_of
+
+TOKEN = "pl4nted-secret-value"
+"""A secret that is well-formed in a trace state."""
+
+
+@pytest.fixture(autouse=True)
+def _steps_alone(monkeypatch):
+    """Four spans a run; those of jobs have tests of their own."""
+    monkeypatch.setenv("DLTOBS__MAX_JOB_SPANS", "0")
 
 
 @dlt.resource
@@ -85,6 +96,7 @@ def test_the_console_exporter_prints_spans_to_stdout(tmp_path):
         """,
         tmp_path,
         OTEL_TRACES_EXPORTER="console",
+        DLTOBS__MAX_JOB_SPANS="0",
     )
     assert '"name": "run shop"' in result.stdout
     assert result.stderr == "4\n"
@@ -102,6 +114,8 @@ def test_two_exporters_are_served_and_counted_each(tmp_path, otlp):
         tmp_path,
         OTEL_TRACES_EXPORTER="otlp,console",
         OTEL_EXPORTER_OTLP_ENDPOINT=otlp.url,
+        OTEL_METRICS_EXPORTER="none",
+        DLTOBS__MAX_JOB_SPANS="0",
     )
     assert result.stderr == "{'otlp': 4, 'console': 4}\n"
     assert len(otlp.spans) == 4
@@ -132,6 +146,7 @@ def test_the_provider_of_the_application_is_used_if_it_is_set_before_the_first_r
         """,
         tmp_path,
         OTEL_EXPORTER_OTLP_ENDPOINT=otlp.url,
+        DLTOBS__MAX_JOB_SPANS="0",
     )
     assert result.stdout.split("\n")[:-1] == ["extract", "normalize", "load", "run shop", "still works"], (
         result.stderr
@@ -250,6 +265,43 @@ def test_what_other_libraries_put_on_spans_is_clean_on_the_wire(monkeypatch, otl
     assert span.parent_span_id == otlp.named("extract").span_id
 
 
+@pytest.mark.parametrize("place", ["name", "attribute", "key", "event", "event attribute", "link", "status"])
+def test_a_secret_in_one_place_of_one_span_is_found(otlp, pipeline, place):
+    """The other spans of the batch have none, so that one scan is for all of them."""
+    dltobs.configure(otlp_endpoint=otlp.url)
+    run_once(pipeline)
+    _state.runtime.redactor.add(TOKEN)
+
+    def at(where):
+        return f"a {TOKEN if place == where else 'b'} c"
+
+    link = Link(SpanContext(1, 2, is_remote=True), {"via": at("link")})
+    with trace.get_tracer("library").start_as_current_span(at("name"), links=[link]) as span:
+        span.set_attributes({"one": at("attribute"), at("key"): 1})
+        span.add_event(at("event"), {"two": at("event attribute")})
+        span.set_status(trace.StatusCode.ERROR, at("status"))
+    dltobs.shutdown()
+    assert len(otlp.requests) == 1
+    assert TOKEN.encode() not in otlp.raw
+    assert otlp.raw.count(b"a *** c") == 1
+    assert otlp.named("run shop")
+
+
+def test_a_batch_without_a_secret_is_looked_at_once(monkeypatch, otlp, pipeline):
+    """With events and links in it, too."""
+    looked_at = []
+    monkeypatch.setattr(exporters, "clean_span", lambda span, *_: looked_at.append(span) or span)
+    dltobs.configure(otlp_endpoint=otlp.url)
+    run_once(pipeline)
+    link = Link(SpanContext(1, 2, is_remote=True), {"via": "a"})
+    with trace.get_tracer("library").start_as_current_span("get", links=[link]) as span:
+        span.add_event("sent", {"body": "b"})
+    dltobs.shutdown()
+    assert otlp.named("get").events
+    assert otlp.named("load").events
+    assert not looked_at
+
+
 def test_a_secret_in_a_resource_attribute_is_clean_on_the_wire(monkeypatch, otlp, pipeline):
     """One that dlt resolves only after the provider has been built."""
     monkeypatch.setenv("OTEL_RESOURCE_ATTRIBUTES", "note=hunter22,other=x")
@@ -325,7 +377,7 @@ def test_a_redactor_that_fails_lets_spans_out_without_their_texts(monkeypatch, o
 def test_our_own_requests_are_not_traced_by_the_users_instrumentation(instrumented, otlp, sentry, pipeline):
     """Neither those to the collector nor those to Sentry; the user's own are, below their step."""
     shop = Server()
-    dltobs.configure(otlp_endpoint=otlp.url, sentry_dsn=sentry.dsn)
+    dltobs.configure(otlp_endpoint=otlp.url, sentry_dsn=sentry.dsn, max_job_spans=0)
 
     @dlt.resource
     def orders():
@@ -347,8 +399,9 @@ def test_our_own_requests_are_not_traced_by_the_users_instrumentation(instrument
     }
     assert SECRET.encode() not in otlp.raw
     assert len(otlp.spans) == 6
+    assert otlp.metric_requests
     for server in (otlp, sentry):
-        assert all("traceparent" not in request.headers for request in server.requests)
+        assert all("traceparent" not in request.headers for request in server.all_requests)
 
 
 def test_two_first_runs_at_once_install_one_provider(monkeypatch, otlp, pipeline):
@@ -460,18 +513,27 @@ def test_grpc_delivers(monkeypatch, grpc_collector, pipeline):
     assert dltobs.status()["otlp"] == dltobs.BackendStatus(delivered=4)
 
 
-@pytest.mark.parametrize("code", [grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.UNAVAILABLE])
-def test_grpc_names_the_status_that_it_got(grpc_collector, pipeline, caplog, code):
+@pytest.mark.parametrize(
+    ("code", "status", "sentence"),
+    [
+        (grpc.StatusCode.UNAUTHENTICATED, {"dropped": 4}, "could not be delivered: gRPC UNAUTHENTICATED"),
+        (grpc.StatusCode.UNAVAILABLE, {"spooled": 4}, "kept in the spool (gRPC UNAVAILABLE)"),
+    ],
+)
+def test_grpc_names_the_status_that_it_got(grpc_collector, pipeline, caplog, code, status, sentence):
     """One that ends it at once, and one that is tried again until the deadline."""
     grpc_collector.code = code
     dltobs.configure(
-        otlp_endpoint=f"http://127.0.0.1:{grpc_collector.port}", otlp_protocol="grpc", flush_timeout=1
+        otlp_endpoint=f"http://127.0.0.1:{grpc_collector.port}",
+        otlp_protocol="grpc",
+        flush_timeout=1,
+        metrics="off",
     )
     run_once(pipeline)
     dltobs.shutdown()
-    assert dltobs.status()["otlp"] == dltobs.BackendStatus(0, 4, f"gRPC {code.name}")
+    assert dltobs.status()["otlp"] == dltobs.BackendStatus(**status, last_error=f"gRPC {code.name}")
     warnings = [record.getMessage() for record in caplog.records if record.levelno >= 30]
-    assert warnings == [f"otlp: 4 spans could not be delivered: gRPC {code.name}"]
+    assert warnings == [f"otlp: 4 spans {sentence}"]
 
 
 def test_an_endpoint_may_name_the_path_of_the_signal(otlp, pipeline):
@@ -529,3 +591,63 @@ def test_a_value_that_opentelemetry_has_cut_in_a_secret_keeps_no_half_of_it(monk
     dltobs.shutdown()
     attributes = attributes_of(otlp.named("get"))
     assert attributes == {"url.full": "http://h/***", "short": "http://h/"}
+
+
+@pytest.mark.parametrize(("key", "state"), [("vendor", "vendor=a***b,other=1"), (TOKEN, "other=1")])
+def test_a_secret_in_the_trace_state_is_clean_on_the_wire(monkeypatch, otlp, pipeline, key, state):
+    """It comes from whoever started us and stands on every span; what we pass on to our own children keeps it."""
+    monkeypatch.setenv("API_KEY", TOKEN)
+    given = f"{key}=a{TOKEN}b,other=1"
+    context = trace.SpanContext(
+        int("1" * 32, 16), int("2" * 16, 16), is_remote=True,
+        trace_flags=trace.TraceFlags(1), trace_state=trace.TraceState.from_header([given]),
+    )  # fmt: skip
+    seen = []
+
+    @dlt.resource
+    def orders():
+        tracer = trace.get_tracer("user")
+        tracer.start_span("linked", links=[trace.Link(context)]).end()
+        seen.append(dltobs.propagation_env()["TRACESTATE"])
+        yield {"id": 1}
+
+    dltobs.configure(otlp_endpoint=otlp.url)
+    dlt.secrets["api_key"]
+    with trace.use_span(trace.NonRecordingSpan(context)):
+        pipeline().run(orders())
+    dltobs.shutdown()
+    assert TOKEN.encode() not in otlp.raw
+    assert {span.trace_state for span in otlp.spans} == {state}
+    (linked,) = [span for span in otlp.spans if span.name == "linked"]
+    assert linked.links[0].trace_id == b"\x11" * 16
+    assert seen == [given]
+
+
+def test_a_secret_in_an_instrumentation_scope_is_clean_on_the_wire(monkeypatch, otlp, pipeline):
+    """Name, version, schema URL and attributes, of spans and of metrics; of those the description, too."""
+    monkeypatch.setenv("API_KEY", TOKEN)
+    dltobs.configure(otlp_endpoint=otlp.url)
+    dlt.secrets["api_key"]
+    scope = f"library {TOKEN}", TOKEN, None, f"https://schemas.example/?token={TOKEN}", {"key": TOKEN}
+
+    @dlt.resource
+    def orders():
+        trace.get_tracer(*scope).start_span("user").end()
+        counter = metrics.get_meter(*scope).create_counter("calls", "{call}", f"with {TOKEN}")
+        counter.add(1)
+        yield {"id": 1}
+
+    pipeline().run(orders())
+    dltobs.shutdown()
+    assert TOKEN.encode() not in otlp.raw
+    (span,) = [
+        (scope.scope, scope.schema_url)
+        for request in otlp.requests
+        for resource in ExportTraceServiceRequest.FromString(request.body).resource_spans
+        for scope in resource.scope_spans
+        if scope.scope.name != "dltobs"
+    ]
+    assert (span[0].name, span[0].version) == ("library ***", "***")
+    assert attributes_of(span[0]) == {"key": "***"}
+    assert span[1] == "https://schemas.example/?token=***"
+    assert "calls" in {point.name for point in otlp.points}

@@ -26,7 +26,9 @@ from dlt.common.configuration.specs import (
     GcpServiceAccountCredentialsWithoutDefaults,
 )
 from dlt.common.configuration.specs.base_configuration import SecretSentinel, resolve_type
+from dlt.common.configuration.specs.config_section_context import ConfigSectionContext
 from dlt.common.configuration.utils import TraceLogContext
+from dlt.common.destination.capabilities import DestinationCapabilitiesContext
 from dlt.common.typing import TSecretStrValue, TSecretValue
 from dlt.sources.helpers.rest_client.auth import APIKeyAuth, BearerTokenAuth, HttpBasicAuth
 
@@ -482,6 +484,15 @@ def methods() -> tuple[Any, ...]:
         vars(TraceLogContext)["log"],
         vars(_SecretsAccessor).get("_get_value"),
     )
+
+
+def test_detaching_leaves_no_attribute_on_the_classes_of_dlt(attach):
+    """Some are exempt from the look at assignments."""
+    owners = DestinationCapabilitiesContext, ConfigSectionContext
+    learned = attach()
+    assert all(vars(owner).get("__setattr__") is object.__setattr__ for owner in owners)
+    learned.learner.detach()
+    assert all("__setattr__" not in vars(owner) for owner in (BaseConfiguration, *owners))
 
 
 def test_detaching_restores_the_methods_of_dlt(attach, monkeypatch):

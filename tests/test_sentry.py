@@ -1,8 +1,10 @@
-"""A failed run as one event in Sentry."""
+"""A run that went wrong as one event in Sentry."""
 
 from __future__ import annotations
 
 import json
+import os
+import platform
 import sys
 import threading
 from datetime import datetime, timezone
@@ -13,13 +15,34 @@ import sentry_sdk
 from dlt.common import logger as dlt_logger
 from dlt.common.destination.exceptions import DestinationTerminalException, DestinationTransientException
 from dlt.pipeline.exceptions import PipelineStepFailed
+from dlt.pipeline.helpers import retry_load
+from tenacity import Retrying, retry_if_exception, stop_after_attempt
 
 import dltobs
 from conftest import SECRET
 from dltobs import Redactor, _state
-from dltobs._events import FailedJob, Failure, Package, Run, RunFinished, StepFinished
+from dltobs._events import (
+    Attempt,
+    ExceptionInfo,
+    FailedJob,
+    Failure,
+    Job,
+    LogLine,
+    Package,
+    Run,
+    RunFinished,
+    StepFinished,
+)
 from scripts import run_script
 from servers import SentryServer, attributes_of
+
+
+@pytest.fixture(autouse=True)
+def _nowhere(monkeypatch):
+    """Neither on GitHub nor on Kubernetes."""
+    for name in list(os.environ):
+        if name.startswith(("GITHUB_", "KUBE", "POD_", "NODE_NAME", "COMMIT_SHA", "CI_COMMIT_SHA")):
+            monkeypatch.delenv(name)
 
 
 @dlt.resource
@@ -87,11 +110,16 @@ def test_a_failed_run_reports_once_from_the_deepest_step(sentry, otlp, pipeline)
         "dlt.dataset.name": "shop_data",
         "dlt.resource.name": "orders",
         "dlt.outcome": "failed",
-        "dlt.terminal": tags["dlt.terminal"],
+        "dlt.terminal": "false",
+        "dlt.failure.kind": "unknown",
+        "dlt.attempt": "1",
+        "dlt.version": dlt.__version__,
+        "dltobs.version": dltobs.__version__,
         "error.type": "KeyError",
         "team": "data",
     }
-    assert event["fingerprint"] == ["shop", "extract", "orders", "KeyError"]
+    assert event["server_name"] == platform.node()
+    assert event["fingerprint"] == ["shop", "extract", "orders", "KeyError", "'id'"]
     extract = otlp.named("extract")
     assert event["contexts"]["trace"]["trace_id"] == extract.trace_id.hex() == trace.transaction_id
     assert event["contexts"]["trace"]["span_id"] == extract.span_id.hex()
@@ -99,18 +127,17 @@ def test_a_failed_run_reports_once_from_the_deepest_step(sentry, otlp, pipeline)
 
 
 def test_the_chain_of_exceptions_has_frames_and_no_locals(sentry, pipeline):
-    """The root cause first, as Sentry shows it last; in_app is the user's code."""
+    """The root cause first, as Sentry shows it last; in_app is the user's code; dlt's wrapper is left out."""
     dltobs.configure(sentry_dsn=sentry.dsn)
     fail(pipeline(), orders())
     event = event_of(sentry)
     values = event["exception"]["values"]
-    assert [value["type"] for value in values[:2]] == ["KeyError", "RuntimeError"]
-    assert values[-1]["type"] == "PipelineStepFailed"
+    assert [value["type"] for value in values] == ["KeyError", "RuntimeError"]
     assert values[1]["value"] == "401 for https://shop.example/?token=***"
     assert values[0]["mechanism"]["parent_id"] == values[1]["mechanism"]["exception_id"]
     frame = values[1]["stacktrace"]["frames"][-1]
     assert frame["function"] == "fetch"
-    assert frame["context_line"].startswith("raise RuntimeError")
+    assert frame["context_line"].strip().startswith("raise RuntimeError")
     assert frame["in_app"] is True
     assert frame["lineno"] > 0
     frames = [frame for value in values for frame in value["stacktrace"]["frames"]]
@@ -164,7 +191,8 @@ def test_a_failed_job_is_named_with_its_message(monkeypatch, sentry, pipeline, d
     assert event["tags"]["dlt.table.name"] == "orders"
     assert event["tags"]["dlt.terminal"] == terminal
     assert event["tags"]["error.type"].endswith(kind)
-    assert event["fingerprint"][:3] == ["shop", "load", "orders"]
+    # a transient failure is that of the destination, whichever table it met
+    assert event["fingerprint"][:3] == ["shop", "load", "orders" if terminal == "true" else ""]
     context = event["contexts"]["dlt"]
     (job,) = context["failed_jobs"]
     assert job["table"] == "orders"
@@ -199,7 +227,7 @@ def test_a_partly_loaded_package_is_named(sentry, pipeline):
     dltobs.shutdown()
     context = event_of(sentry)["contexts"]["dlt"]
     assert info.value.is_package_partially_loaded
-    assert context["partially_loaded_packages"] == [info.value.load_id]
+    assert context["partly_loaded_packages"] == [info.value.load_id]
     assert context["step"] == "load"
 
 
@@ -219,7 +247,39 @@ def test_all_failed_jobs_are_there(sentry):
     dltobs.shutdown()
     context = event_of(sentry)["contexts"]["dlt"]
     assert [job["table"] for job in context["failed_jobs"]] == [f"table{number}" for number in range(15)]
-    assert context["partially_loaded_packages"] == []
+    assert context["partly_loaded_packages"] == []
+
+
+def test_an_event_stays_small_however_much_failed(sentry):
+    """Sentry refuses one of more than 1 MB as a whole."""
+    now = datetime.now(timezone.utc)
+    run = Run("shop", "0" * 32)
+    long = "no room " * 10_000
+    jobs = tuple(
+        FailedJob(f"t{number % 5}.{number:010x}.0.jsonl", f"t{number % 5}", long) for number in range(3000)
+    )
+    failure = Failure(
+        "load",
+        "ValueError",
+        long,
+        terminal=True,
+        chain=(ExceptionInfo("ValueError", long, ()),),
+        stacktrace=long,
+    )
+    package = Package("1", "normalized", "shop", jobs)
+    step = StepFinished(run, "load", 1, now, now, failure=failure, packages=(package,))
+    lines = tuple(LogLine(now, "WARNING", "dlt", long) for _ in range(50))
+    dltobs.configure(sentry_dsn=sentry.dsn)
+    assert _state.runtime is not None
+    (*_, sink) = _state.runtime.sinks
+    sink.emit(RunFinished(run, "failed", now, now, (step,), step, log_lines=lines))
+    dltobs.shutdown()
+    event = event_of(sentry)
+    assert len(json.dumps(event)) < 600_000
+    context = event["contexts"]["dlt"]
+    assert len(context["failed_jobs"]) == 100
+    assert context["failed_jobs_by_table"] == {f"t{number}": 600 for number in range(5)}
+    assert "characters left out" in context["failed_jobs"][0]["message"]
 
 
 @pytest.mark.parametrize("step", ["normalize", "sync"])
@@ -242,13 +302,99 @@ def test_other_steps_report_under_their_own_name(tmp_path, sentry, pipeline, ste
     assert event["tags"]["error.type"] != "dlt.pipeline.exceptions.PipelineStepFailed"
 
 
-def test_a_run_that_succeeds_or_tolerates_failed_jobs_reports_nothing(monkeypatch, sentry, pipeline):
-    monkeypatch.setenv("LOAD__RAISE_ON_FAILED_JOBS", "false")
+def test_a_run_that_succeeds_reports_nothing(sentry, pipeline):
     dltobs.configure(sentry_dsn=sentry.dsn)
-    pipeline("good").run([{"id": 1}], table_name="orders")
-    pipeline(destination=refusing).run([{"id": 1}], table_name="orders")
+    pipeline().run([{"id": 1}], table_name="orders")
+    pipeline("idle").run(None)
     dltobs.shutdown()
     assert sentry.requests == []
+
+
+def test_failed_jobs_that_are_tolerated_are_one_warning(monkeypatch, sentry, pipeline):
+    """Under `raise_on_failed_jobs=false`: titled by the first table, with every job in the context."""
+    monkeypatch.setenv("LOAD__RAISE_ON_FAILED_JOBS", "false")
+    dltobs.configure(sentry_dsn=sentry.dsn)
+    one = pipeline(destination=refusing)
+    names = ("orders", "customers", "items")
+    for _ in range(2):
+        one.run([dlt.resource([{"id": 1}], name=name) for name in names])
+    dltobs.shutdown()
+    event, again = sentry.events
+    assert event["level"] == "warning"
+    (value,) = event["exception"]["values"]
+    assert value["type"] == "DestinationTerminalException"
+    assert value["value"] == "customers: no room for customers: password=*** (and 2 more tables)"
+    assert {job["table"] for job in event["contexts"]["dlt"]["failed_jobs"]} == set(names)
+    assert event["tags"]["dlt.outcome"] == "ok_with_failed_jobs"
+    assert event["tags"]["dlt.step"] == "load"
+    assert event["tags"]["dlt.table.name"] == "customers"
+    assert event["tags"]["dlt.terminal"] == "true"
+    assert event["tags"]["dlt.load_id"] in one.list_completed_load_packages()
+    assert "dlt.attempt" not in event["tags"]
+    assert event["fingerprint"] == again["fingerprint"]
+    assert event["fingerprint"][:4] == ["shop", "load", "customers,items,orders", "failed_jobs"]
+    assert "no room for orders" in event["fingerprint"][4]
+    assert SECRET.encode() not in sentry.raw
+
+
+@pytest.mark.parametrize(
+    ("message", "attempted", "kind", "value"),
+    [
+        ("no room", "duckdb.IOException", "IOException", "orders: no room"),
+        ("no room", None, "LoadJobFailed", "orders: no room"),
+        ("duckdb.IOException: no room\nmore", None, "IOException", "orders: no room"),
+        ("in orders: no room", None, "LoadJobFailed", "orders: in orders: no room"),
+        ("", None, "LoadJobFailed", "orders: "),
+    ],
+)
+def test_the_title_of_failed_jobs_is_made_of_what_is_known(sentry, message, attempted, kind, value):
+    """The type from the message or the last attempt of the job."""
+    now = datetime.now(timezone.utc)
+    run = Run("shop", "0" * 32)
+    job_id = "orders.0123456789.0.jsonl"
+    attempts = (Attempt(job_id, 1, "failed", now, now, attempted),) if attempted else ()
+    package = Package("1", "loaded", "shop", (FailedJob(job_id, "orders", message),))
+    job = Job(job_id, "orders", internal=False, state="failed", attempts=attempts)
+    step = StepFinished(run, "load", 1, now, now, packages=(package,), load_jobs=(job,))
+    dltobs.configure(sentry_dsn=sentry.dsn)
+    assert _state.runtime is not None
+    (*_, sink) = _state.runtime.sinks
+    sink.emit(RunFinished(run, "ok_with_failed_jobs", now, now, (step,)))
+    dltobs.shutdown()
+    (exception,) = event_of(sentry)["exception"]["values"]
+    assert (exception["type"], exception["value"]) == (kind, value)
+
+
+def test_the_fingerprint_of_very_many_failed_jobs_is_short(sentry):
+    """And still another one where one table more has failed."""
+    now = datetime.now(timezone.utc)
+    run = Run("shop", "0" * 32)
+    dltobs.configure(sentry_dsn=sentry.dsn)
+    assert _state.runtime is not None
+    (*_, sink) = _state.runtime.sinks
+    for count in (1000, 1000, 1001):
+        jobs = tuple(FailedJob(f"t{n}.0123456789.0.jsonl", f"t{n}", "no room") for n in range(count))
+        package = Package("1", "loaded", "shop", jobs)
+        step = StepFinished(run, "load", 1, now, now, packages=(package,))
+        sink.emit(RunFinished(run, "ok_with_failed_jobs", now, now, (step,)))
+    dltobs.shutdown()
+    first, same, other = (event["fingerprint"] for event in sentry.events)
+    assert first == same != other
+    assert max(map(len, first)) < 600
+
+
+@pytest.mark.parametrize(("outcome", "level"), [("terminated", "warning"), ("lost", "fatal")])
+def test_a_run_without_an_exception_is_titled_by_its_outcome(sentry, outcome, level):
+    now = datetime.now(timezone.utc)
+    dltobs.configure(sentry_dsn=sentry.dsn)
+    assert _state.runtime is not None
+    (*_, sink) = _state.runtime.sinks
+    sink.emit(RunFinished(Run("shop", "0" * 32), outcome, now, now))
+    dltobs.shutdown()
+    event = event_of(sentry)
+    assert event["level"] == level
+    assert event["logentry"]["formatted"] == f"run shop: {outcome}"
+    assert event["fingerprint"] == ["shop", "run", "", outcome, ""]
 
 
 def test_without_tracing_the_trace_is_the_transaction(sentry, pipeline):
@@ -260,16 +406,70 @@ def test_without_tracing_the_trace_is_the_transaction(sentry, pipeline):
     assert len(trace["span_id"]) == 16
 
 
-def test_each_failed_run_reports(sentry, pipeline):
-    """The same failure in the next run is another event of the same issue."""
+def test_each_try_of_a_retry_reports_with_its_number(monkeypatch, sentry, pipeline):
+    """The same failure in the next run is another event of the same issue; a success begins anew."""
+    monkeypatch.setenv("LOAD__RAISE_ON_MAX_RETRIES", "2")
+    is_busy = True
+
+    @dlt.destination(batch_size=1)
+    def sometimes(items, table):
+        if is_busy:
+            raise DestinationTransientException(f"busy since {datetime.now(timezone.utc)}")
+
     dltobs.configure(sentry_dsn=sentry.dsn)
+    one = pipeline(destination=sometimes)
+    # the first fails in the load of a run, the second in the load of what it has left
     for _ in range(2):
         with pytest.raises(PipelineStepFailed):
-            pipeline().run(orders())
+            one.run([{"id": 1}], table_name="orders")
+    is_busy = False
+    one.run([{"id": 1}], table_name="orders")
+    is_busy = True
+    with pytest.raises(PipelineStepFailed):
+        one.run([{"id": 1}], table_name="orders")
+    dltobs.shutdown()
+    assert [event["tags"]["dlt.attempt"] for event in sentry.events] == ["1", "2", "1"]
+    assert [event["contexts"]["dlt"]["attempt"] for event in sentry.events] == [1, 2, 1]
+    assert len({tuple(event["fingerprint"]) for event in sentry.events}) == 1
+    assert len({event["event_id"] for event in sentry.events}) == 3
+    assert len({event["tags"]["dlt.transaction_id"] for event in sentry.events}) == 3
+
+
+def test_dlts_own_way_to_retry_gives_events_of_one_issue(sentry, pipeline):
+    """As its documentation has it: tenacity around `run()`, with `retry_load`."""
+    tries = 0
+
+    @dlt.resource
+    def flaky():
+        nonlocal tries
+        tries += 1
+        yield {"id": 1}
+        if tries < 3:
+            raise ConnectionError(f"request {tries} at {datetime.now(timezone.utc)} timed out")
+
+    dltobs.configure(sentry_dsn=sentry.dsn)
+    one = pipeline()
+    for attempt in Retrying(
+        stop=stop_after_attempt(5), retry=retry_if_exception(retry_load(("extract",))), reraise=True
+    ):
+        with attempt:
+            one.run(flaky())
     dltobs.shutdown()
     first, second = sentry.events
+    assert (first["tags"]["dlt.attempt"], second["tags"]["dlt.attempt"]) == ("1", "2")
     assert first["fingerprint"] == second["fingerprint"]
-    assert first["event_id"] != second["event_id"]
+    assert first["fingerprint"][4] == "request # at # timed out"
+
+
+def test_the_failures_of_each_pipeline_are_counted_for_themselves(sentry, pipeline):
+    dltobs.configure(sentry_dsn=sentry.dsn)
+    for name in ("first", "second", "first"):
+        with pytest.raises(PipelineStepFailed):
+            pipeline(name).run(orders())
+    dltobs.shutdown()
+    found = [(event["tags"]["dlt.pipeline.name"], event["tags"]["dlt.attempt"]) for event in sentry.events]
+    assert found == [("first", "1"), ("second", "1"), ("first", "2")]
+    assert len({tuple(event["fingerprint"]) for event in sentry.events}) == 2
 
 
 def test_ids_and_our_own_words_are_unaltered_whatever_is_secret(monkeypatch, sentry, pipeline):
@@ -291,7 +491,7 @@ def test_ids_and_our_own_words_are_unaltered_whatever_is_secret(monkeypatch, sen
     assert event["tags"]["dlt.outcome"] == "failed"
     assert event["tags"]["dlt.destination.type"] == "dlt.destinations.duckdb"
     assert event["contexts"]["dlt"]["destination_type"] == "dlt.destinations.duckdb"
-    assert event["fingerprint"] == ["shop", "extract", "orders", "ValueError"]
+    assert event["fingerprint"] == ["shop", "extract", "orders", "ValueError", "*** of ***"]
     assert event["exception"]["values"][0]["value"] == "*** of ***"
     crumb = event["breadcrumbs"]["values"][-1]
     assert (crumb["level"], crumb["message"]) == ("warning", "*** of ***")

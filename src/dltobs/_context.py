@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sys
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
     from opentelemetry.trace import SpanContext
@@ -37,6 +37,12 @@ class Correlation(NamedTuple):
 
 
 current_run: ContextVar[RunContext | None] = ContextVar("dltobs_run", default=None)
+
+inside_hook: ContextVar[bool] = ContextVar("dltobs_inside_hook", default=False)
+"""True while a hook of ours is on: a pipeline that a sink runs is not observed."""
+
+hooked_pipeline: ContextVar[Any] = ContextVar("dltobs_hooked_pipeline", default=None)
+"""dlt's live pipeline while a hook of ours is on, for the sink that writes where that pipeline writes."""
 
 _last: tuple[RunContext | None, object, Correlation | None] = (None, None, None)
 """The last answer and what it was made of: many lines are logged within one span."""
@@ -73,3 +79,10 @@ def _correlation(run: RunContext | None, span: SpanContext | None) -> Correlatio
     if run is None:
         return Correlation(None, None, None, trace_id, span_id)
     return Correlation(*run, trace_id, span_id)
+
+
+def current_span_is_sampled() -> bool:
+    """Whether the current span is recorded somewhere."""
+    # where nobody has imported OpenTelemetry there is no span
+    trace = sys.modules.get("opentelemetry.trace")
+    return trace is not None and bool(trace.get_current_span().get_span_context().trace_flags.sampled)

@@ -13,9 +13,12 @@ from dltobs._events import ExceptionInfo, Frame
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from types import FrameType
 
 _MAX_CHAIN = 20
 _MAX_FRAMES = 100
+_REMOTE_TRACEBACKS = {"concurrent.futures.process._RemoteTraceback", "multiprocessing.pool.RemoteTraceback"}
+"""Stand as the cause of an exception that comes from another process: its traceback, as text."""
 
 
 def type_name(kind: type[BaseException] | type) -> str:
@@ -46,26 +49,32 @@ def chain_of(error: BaseException) -> Iterator[BaseException]:
             current = None if current.__suppress_context__ else current.__context__
 
 
-def root_cause(error: BaseException) -> BaseException:
-    """The exception that says what really happened.
+def causes_of(error: BaseException) -> Iterator[BaseException]:
+    """The exception, and what really caused it, the root cause last.
 
     dlt's own wrappers are unwrapped (`PipelineStepFailed`, `ResourceExtractionError`, …), and beyond them
     only what somebody named the cause (`raise … from …`): the implicit context of a library's exception is
     its inner working.
     """
     seen: set[int] = set()
-    while id(error) not in seen:
-        seen.add(id(error))
-        inner = error.__cause__
+    inner: object = error
+    while isinstance(inner, BaseException) and id(inner) not in seen:
+        if type_name(type(inner)) in _REMOTE_TRACEBACKS:
+            return
+        seen.add(id(inner))
+        yield inner
+        error, inner = inner, inner.__cause__
         if inner is None and type(error).__module__.split(".")[0] == "dlt":
             # a load job's own error is an attribute; its exception is raised elsewhere
             inner = getattr(error, "client_exception", None)
             if inner is None and not error.__suppress_context__:
                 inner = error.__context__
-        if not isinstance(inner, BaseException):
-            break
-        error = inner
-    return error
+
+
+def root_cause(error: BaseException) -> BaseException:
+    """The exception that says what really happened: the last of `causes_of`."""
+    *_, root = causes_of(error)
+    return root
 
 
 def describe(error: BaseException) -> ExceptionInfo:
@@ -86,6 +95,24 @@ def describe(error: BaseException) -> ExceptionInfo:
         for entry, module in zip(summary, modules[-len(summary) :], strict=True)
     )
     return ExceptionInfo(type_name(type(error)), text_of(error), frames)
+
+
+def describe_stack(top: FrameType | None) -> tuple[tuple[Frame, ...], str]:
+    """The stack of a thread that is on, outermost call first: as frames, and as Python prints it."""
+    stack = list(traceback.walk_stack(top))[:_MAX_FRAMES][::-1]
+    summary = traceback.StackSummary.extract(iter(stack), lookup_lines=True)
+    frames = tuple(
+        Frame(
+            path=entry.filename,
+            line=entry.lineno or 0,
+            function=entry.name,
+            module=str(frame.f_globals.get("__name__") or ""),
+            source=entry.line or "",
+            in_app=_is_in_app(entry.filename),
+        )
+        for entry, (frame, _) in zip(summary, stack, strict=True)
+    )
+    return frames, "".join(summary.format())
 
 
 def stacktrace(error: BaseException) -> str:

@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
+from dataclasses import replace
+from functools import partial
+from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeVar, runtime_checkable
+
+from dltobs._events import RunFinished, StepFinished
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from dltobs._events import Event
     from dltobs._redaction import Redactor
     from dltobs._warnings import Warner
 
+E = TypeVar("E", bound="Event")
+
 
 @runtime_checkable
 class Sink(Protocol):
     """Receives redacted events, on the pipeline's own thread, in order.
+
+    But for one: the end of a run that a signal terminates comes on a thread of dltobs, while the pipeline's
+    own is interrupted wherever it is, perhaps in this sink.
 
     What `emit` raises becomes one warning; what it waits for, the pipeline waits for. A sink that sends
     something should hand it to a thread of its own and wait for that in `flush`.
@@ -30,6 +39,14 @@ class Sink(Protocol):
         """Let go of everything; no event follows."""
 
 
+class _CleanStep(NamedTuple):
+    """A step, the same redacted, and how many secrets were known then."""
+
+    step: StepFinished
+    clean: StepFinished
+    size: int
+
+
 class Dispatcher:
     """Fans events out.
 
@@ -43,6 +60,7 @@ class Dispatcher:
         self._sinks = tuple(sinks)
         self._redactor = redactor
         self._warner = warner
+        self._steps: dict[str, dict[int, _CleanStep]] = {}
 
     def retain(self, *sinks: Sink) -> None:
         """Have no other sinks from now on."""
@@ -52,13 +70,55 @@ class Dispatcher:
         """Redact and deliver. Of an event that cannot be redacted, the texts are withheld."""
         if not self._sinks:
             return
-        try:
-            clean = self._redactor.redact(event)
-        except Exception as error:  # noqa: BLE001 - what happened is told all the same
-            self._warner.internal_error("redaction", error)
-            clean = self._redactor.withhold(event)
+        clean = self._clean_run(event) if isinstance(event, RunFinished) else self._clean(event)
+        if isinstance(event, StepFinished) and isinstance(clean, StepFinished):
+            steps = self._steps.setdefault(event.run.transaction_id, {})
+            steps[id(event)] = _CleanStep(event, clean, self._redactor.size)
+        interrupt: BaseException | None = None
         for sink in self._sinks:
             try:
-                sink.emit(clean)
-            except (Exception, SystemExit) as error:  # noqa: BLE001 - one sink's failure is not another's, nor the run's
-                self._warner.internal_error(f"sink {type(sink).__name__}", error)
+                self._deliver(sink, clean)
+            except BaseException as error:  # noqa: BLE001 - Ctrl-C; the other sinks hear of the event before
+                interrupt = error
+        if interrupt is not None:
+            raise interrupt
+
+    def emitters(self, events: Sequence[RunFinished]) -> list[Callable[[], object]]:
+        """Redact the ends of runs, and give for each sink a call that delivers them there."""
+        clean = [self._clean_run(event) for event in events]
+
+        def deliver(sink: Sink) -> None:
+            for event in clean:
+                self._deliver(sink, event)
+
+        return [partial(deliver, sink) for sink in self._sinks]
+
+    def _deliver(self, sink: Sink, event: Event) -> None:
+        try:
+            sink.emit(event)
+        except (Exception, SystemExit) as error:  # noqa: BLE001 - one sink's failure is not another's, nor the run's
+            self._warner.internal_error(f"sink {type(sink).__name__}", error)
+
+    def _clean(self, event: E) -> E:
+        try:
+            return self._redactor.redact(event)
+        except Exception as error:  # noqa: BLE001 - what happened is told all the same
+            self._warner.internal_error("redaction", error)
+            return self._redactor.withhold(event)
+
+    def _clean_run(self, event: RunFinished) -> RunFinished:
+        """Redact the end of a run. Its steps, which may have many jobs, have been redacted before."""
+        known = self._steps.pop(event.run.transaction_id, {})
+
+        def clean_step(step: StepFinished) -> StepFinished:
+            before = known.get(id(step))
+            is_current = before is not None and before.size == self._redactor.size
+            return before.clean if before is not None and is_current else self._clean(step)
+
+        steps = {id(step): clean_step(step) for step in event.steps}
+        failed = event.failed_step
+        return replace(
+            self._clean(replace(event, steps=(), failed_step=None)),
+            steps=tuple(steps[id(step)] for step in event.steps),
+            failed_step=None if failed is None else steps.get(id(failed)) or clean_step(failed),
+        )

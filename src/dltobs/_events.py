@@ -1,126 +1,65 @@
 """What happened in a run, as frozen values that hold no live object of dlt's.
 
 A run gives, in this order: `RunStarted`, then for each step `StepStarted` ... `StepFinished` (nested:
-`run` contains `extract`, `normalize` and `load`), then `RunFinished`. A field that is marked with
-`KEEP` is an identity or a word of ours; the redactor leaves it as it is, so that a secret `duckdb`
-does not rename a destination.
+`run` contains `extract`, `normalize` and `load`), then `RunFinished`. The values they are made of are
+those of `dltobs._event_parts`. After `RunStarted` may come a `RunLost` for each earlier run that died. A run
+that a signal ends gives `RunFinished` with the outcome `terminated`; no `StepFinished` comes for the steps
+that were open then: they are among its `steps`.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal, TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
+
+from dltobs._event_parts import (
+    KEEP,
+    Attempt,
+    ExceptionInfo,
+    FailedJob,
+    Failure,
+    FailureKind,
+    Frame,
+    Job,
+    LogLine,
+    Outcome,
+    Package,
+    Resource,
+    Run,
+    SchemaChange,
+    SchemaChangeKind,
+    SpanLink,
+    Table,
+)
 
 if TYPE_CHECKING:
     from datetime import datetime
 
-Outcome: TypeAlias = Literal["ok", "ok_with_failed_jobs", "failed", "terminated", "lost", "no_data"]
-
-
-KEEP = {"redact": False}
-"""Metadata of a field that redaction leaves alone."""
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Run:
-    """The identity of a run.
-
-    `transaction_id` is dlt's own: 32 hex digits, the key of its trace. `destination_name` is the
-    configured name, `destination_type` the full name of its class; they and `dataset` are None as long as
-    the pipeline has none.
-    """
-
-    pipeline: str = field(metadata=KEEP)
-    transaction_id: str = field(metadata=KEEP)
-    destination_name: str | None = field(default=None, metadata=KEEP)
-    destination_type: str | None = field(default=None, metadata=KEEP)
-    dataset: str | None = field(default=None, metadata=KEEP)
-    first_run: bool = field(default=False, metadata=KEEP)
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Frame:
-    """A frame of a stack trace: no locals, the source line as it stands in the file."""
-
-    path: str
-    line: int
-    function: str
-    module: str
-    source: str
-    in_app: bool
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class ExceptionInfo:
-    """One exception of a chain. `type` is its class name with the module, but for builtins."""
-
-    type: str = field(metadata=KEEP)
-    message: str
-    frames: tuple[Frame, ...]
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class FailedJob:
-    """A job that failed, with the message of the destination or the normalizer."""
-
-    job_id: str
-    table: str
-    message: str
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Failure:
-    """Why a step failed.
-
-    `step` is the deepest step that failed: `extract`, `normalize`, `load`, `sync` or `run`. `chain`
-    goes from the outermost exception to the one it began with; `error_type` and `message` are those of
-    the root cause, which is not dlt's `PipelineStepFailed`. `terminal` follows dlt's own rule: a
-    `TerminalException` will not go away by a retry. `job` is the one whose failure ended the step; dlt may
-    have queued it again.
-    """
-
-    step: str = field(metadata=KEEP)
-    error_type: str = field(metadata=KEEP)
-    message: str
-    terminal: bool
-    chain: tuple[ExceptionInfo, ...]
-    stacktrace: str
-    resource: str | None = None
-    table: str | None = None
-    job: FailedJob | None = None
-    load_id: str | None = field(default=None, metadata=KEEP)
-    has_pending_data: bool = False
-    is_package_partially_loaded: bool = False
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Package:
-    """A load package as a step left it. `state` is dlt's: `extracted`, `normalized`, `loaded`, `aborted`."""
-
-    load_id: str = field(metadata=KEEP)
-    state: str = field(metadata=KEEP)
-    schema: str
-    failed_jobs: tuple[FailedJob, ...] = ()
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Table:
-    """What a step wrote for a table. `internal`: one of dlt's own (`_dlt_loads`, …)."""
-
-    name: str
-    rows: int
-    bytes: int
-    internal: bool
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class LogLine:
-    """A log record of the run, its message rendered."""
-
-    at: datetime
-    level: str = field(metadata=KEEP)
-    logger: str = field(metadata=KEEP)
-    message: str
+__all__ = [
+    "KEEP",
+    "Attempt",
+    "Event",
+    "ExceptionInfo",
+    "FailedJob",
+    "Failure",
+    "FailureKind",
+    "Frame",
+    "Job",
+    "LogLine",
+    "Outcome",
+    "Package",
+    "Resource",
+    "Run",
+    "RunFinished",
+    "RunLost",
+    "RunStarted",
+    "SchemaChange",
+    "SchemaChangeKind",
+    "SpanLink",
+    "StepFinished",
+    "StepStarted",
+    "Table",
+]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -147,9 +86,10 @@ class StepFinished:
     """A step of the run ended, well or badly.
 
     `tables` are those that the step wrote (extract and normalize), `rows` and `bytes` their sums
-    without dlt's own tables; `jobs` is the number of jobs that a load completed. `trace_id` and `span_id`
-    name the span that was current in the step; without tracing the first is the transaction id and
-    the second None.
+    without dlt's own tables; `jobs` is the number of jobs of a load and `load_jobs` are these jobs;
+    `resources` are those of an extract; `links` lead to the spans of the traces that made the packages;
+    `schema_changes` are those that a load has made. `trace_id` and `span_id` name the span that was
+    current in the step; without tracing the first is the transaction id and the second None.
     """
 
     run: Run
@@ -163,8 +103,17 @@ class StepFinished:
     rows: int = 0
     bytes: int = 0
     jobs: int = 0
+    resources: tuple[Resource, ...] = ()
+    load_jobs: tuple[Job, ...] = ()
+    links: tuple[SpanLink, ...] = ()
+    schema_changes: tuple[SchemaChange, ...] = ()
     trace_id: str = field(default="", metadata=KEEP)
     span_id: str | None = field(default=None, metadata=KEEP)
+
+    @property
+    def duration(self) -> float:
+        """Seconds."""
+        return max((self.finished_at - self.started_at).total_seconds(), 0.0)
 
     @property
     def failed_jobs(self) -> tuple[FailedJob, ...]:
@@ -180,9 +129,16 @@ class StepFinished:
 class RunFinished:
     """A run ended.
 
-    `steps` are in the order in which they ended. `failed_step` is the deepest step that failed;
-    `pending_packages` are the load ids that wait in the working directory, known after a failure;
-    `log_lines` are the last records that dlt logged in this run, oldest first.
+    `steps` are in the order in which they ended. `failed_step` is the deepest step that failed. Of the
+    packages, by load id: `pending_packages` wait in the working directory for the next run, whoever made
+    them; `partly_loaded_packages` were left by this run with some of their data in the destination
+    (they may be pending, aborted, or loaded but for failed jobs); `aborted_packages` were given up by this
+    run: dlt will not load the rest of them. `log_lines` are the last records that dlt logged in this run,
+    oldest first.
+
+    Of a run in a retry loop, `will_retry` is True where it failed and another attempt follows if the caller
+    lets its exception out. Sentry and Slack are told once a loop, when it is over: `earlier_attempts` are the
+    runs of the same pipeline that went wrong in it before. (Sinks of your own get each run at once.)
     """
 
     run: Run
@@ -193,6 +149,75 @@ class RunFinished:
     failed_step: StepFinished | None = None
     pending_packages: tuple[str, ...] = field(default=(), metadata=KEEP)
     log_lines: tuple[LogLine, ...] = ()
+    partly_loaded_packages: tuple[str, ...] = field(default=(), metadata=KEEP)
+    aborted_packages: tuple[str, ...] = field(default=(), metadata=KEEP)
+    will_retry: bool = False
+    earlier_attempts: tuple[RunFinished, ...] = ()
+
+    @property
+    def failure(self) -> Failure | None:
+        """Why the run failed; also of a failure that the caller's code has outlived."""
+        return None if self.failed_step is None else self.failed_step.failure
+
+    @property
+    def failed_jobs(self) -> tuple[FailedJob, ...]:
+        """The failed jobs of all steps, each once."""
+        return tuple({job.job_id: job for step in self.steps for job in step.failed_jobs}.values())
+
+    @property
+    def schema_changes(self) -> tuple[SchemaChange, ...]:
+        """What the loads of this run have changed in the schema of the destination."""
+        return tuple(change for step in self.steps for change in step.schema_changes)
+
+    @property
+    def load_ids(self) -> tuple[str, ...]:
+        """The load ids of the packages that the steps of this run have handled, each once."""
+        return tuple(dict.fromkeys(package.load_id for step in self.steps for package in step.packages))
+
+    @property
+    def rows(self) -> int:
+        """Rows that have been loaded: those of completed jobs, without dlt's own tables."""
+        return sum(job.rows or 0 for job in self._loaded_jobs)
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of the files that have been loaded, likewise."""
+        return sum(job.bytes or 0 for job in self._loaded_jobs)
+
+    @property
+    def duration(self) -> float:
+        """Seconds."""
+        return max((self.finished_at - self.started_at).total_seconds(), 0.0)
+
+    @property
+    def _loaded_jobs(self) -> list[Job]:
+        jobs = [job for step in self.steps for job in step.load_jobs]
+        return [job for job in jobs if job.state == "completed" and not job.internal]
 
 
-Event: TypeAlias = RunStarted | StepStarted | StepFinished | RunFinished
+@dataclass(frozen=True, slots=True, eq=False)
+class RunLost:
+    """An earlier run of the pipeline whose process died without a word; told by the run that noticed it.
+
+    `run` is the lost one, `method` what had been called (`run`, `extract`, …), `step` the innermost step it
+    was in, None before the first one. `last_seen_at` is when its process last gave a sign of life. `host` and
+    `pid` are those of that process. The trace and span ids are those of its root span, None without tracing;
+    `noticed_by` is the transaction id of the run that noticed.
+    """
+
+    run: Run
+    method: str = field(metadata=KEEP)
+    step: str | None = field(metadata=KEEP)
+    started_at: datetime
+    last_seen_at: datetime
+    noticed_at: datetime
+    host: str
+    pid: int
+    noticed_by: str = field(metadata=KEEP)
+    trace_id: str | None = field(default=None, metadata=KEEP)
+    span_id: str | None = field(default=None, metadata=KEEP)
+    is_sampled: bool = True
+    outcome: Outcome = field(default="lost", metadata=KEEP)
+
+
+Event: TypeAlias = RunStarted | StepStarted | StepFinished | RunFinished | RunLost

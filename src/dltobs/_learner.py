@@ -57,11 +57,14 @@ class SecretLearner:
         """
         from dlt.common.configuration.accessors import secrets
         from dlt.common.configuration.specs.base_configuration import BaseConfiguration
+        from dlt.common.configuration.specs.config_section_context import ConfigSectionContext
         from dlt.common.configuration.utils import TraceLogContext
+        from dlt.common.destination.capabilities import DestinationCapabilitiesContext
 
         self._wrap_assignment(BaseConfiguration)
-        self._wrap(BaseConfiguration, "call_method_in_mro", lambda given, _: _dynamic(given[0]))
-        self._wrap(TraceLogContext, "log", lambda given, _: in_trace(given[1]))
+        self._exempt(DestinationCapabilitiesContext, ConfigSectionContext)
+        self._wrap(BaseConfiguration, "call_method_in_mro", lambda given, _: _dynamic(given[0]), _is_dynamic)
+        self._wrap(TraceLogContext, "log", lambda given, _: in_trace(given[1]), _is_telling)
         self._wrap(type(secrets), "_get_value", lambda given, result: asked_for(given[1], result))
         if dlt_was_used:
             self._learn_earlier()
@@ -104,7 +107,25 @@ class SecretLearner:
         owner.__setattr__ = __setattr__  # type: ignore[assignment,method-assign]
         self._undo.append(undo)
 
-    def _wrap(self, owner: type, name: str, find: Callable[[tuple[Any, ...], Any], Iterator[str]]) -> None:
+    def _exempt(self, *owners: type) -> None:
+        """Do not look at the fields of these: they hold no secret, and nine of ten assignments are theirs."""
+
+        def undo(owner: type) -> None:
+            if vars(owner).get("__setattr__") is object.__setattr__:
+                del owner.__setattr__
+
+        for owner in owners:
+            if "__setattr__" not in vars(owner):
+                owner.__setattr__ = object.__setattr__  # type: ignore[assignment,method-assign]
+                self._undo.append(functools.partial(undo, owner))
+
+    def _wrap(
+        self,
+        owner: type,
+        name: str,
+        find: Callable[[tuple[Any, ...], Any], Iterator[str]],
+        concerns: Callable[..., bool] = lambda *_, **__: True,
+    ) -> None:
         is_own = name in vars(owner)
         original = getattr(owner, name)
         learner = self
@@ -117,7 +138,7 @@ class SecretLearner:
                 result = original(*args, **kwargs)
                 return result
             finally:
-                if active:
+                if active and concerns(*args, **kwargs):
                     learner._learn(lambda: find((*args, *kwargs.values()), result))
 
         def undo() -> None:
@@ -176,9 +197,18 @@ class SecretLearner:
                     self._learn(functools.partial(in_configuration, item))
 
 
+def _is_dynamic(config: Any, *_: object, **__: object) -> bool:
+    return bool(getattr(config, "__hint_resolvers__", None))
+
+
 def _dynamic(config: Any) -> Iterator[str]:
     """What the fields hold whose hints depend on other fields: all of those are known only now."""
-    return in_configuration(config) if config.__hint_resolvers__ else iter(())
+    return in_configuration(config)
+
+
+def _is_telling(_: object, trace: Any) -> bool:
+    """Whether a config provider has found something: most look-ups find nothing."""
+    return getattr(trace, "value", None) is not None
 
 
 def _looked_up(trace: Any) -> Iterator[str]:

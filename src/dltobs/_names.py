@@ -44,6 +44,7 @@ _FLAG = lazy(r"(?:^|[\s\"'\[(,])--[\w\-]*$")
 _QUOTE = lazy(r"""[bBrRuUfF]{0,2}(?P<slashes>\\{0,32})(?P<mark>["'`])""")
 _LIST = lazy(r"""[\[(]([^\[\](){}\n]{1,4000})[\])]""")
 _NOWHERE = (0, 0)
+_MAX_KNOWN, _MAX_KNOWN_LENGTH = 4096, 128
 _ODBC_NAMES = frozenset({"pwd", "password"})
 _BRACES = lazy(r"\{[^}\n]{0,128}(?:\}\}[^}\n]{0,128}){0,8}\}")
 _INSIDE = r"""[^\s"'`,;&)}\]\\<>]|\\(?!\\{0,8}[nrt"'])|[,;&](?![\s,;&]|\Z|[\w.\-]{1,64}\s?[=:])"""
@@ -81,6 +82,7 @@ class KeyNames:
                 *(_WHOLE_WORDS.get(stem, stem.replace("_", r"[_\-]?")) for stem in _KEY_STEMS),
             )
         )
+        self._known: dict[str, bool] = {}
         self._name = lazy(stems, re.IGNORECASE)
         self._extra = lazy("|".join(map(re.escape, names)) or "(?!)", re.IGNORECASE)
         self._assignment = lazy(
@@ -90,6 +92,17 @@ class KeyNames:
         )
         literals = {case for literal in (*_KEY_STEMS, *names) for case in _cases(literal)}
         self.rule = Rule(tuple(sorted(literals)), self.apply, self._assignment.match)
+
+    def covers_texts(self, name: str) -> bool:
+        """As `covers()` for a text; remembered, as the same names come again and again."""
+        known = self._known.get(name)
+        if known is None:
+            known = self.covers(name, "")
+            if len(name) <= _MAX_KNOWN_LENGTH:
+                if len(self._known) >= _MAX_KNOWN:
+                    self._known.clear()
+                self._known[name] = known
+        return known
 
     def covers(self, name: str, value: object) -> bool:
         """Whether `value`, found under `name`, is to be withheld.

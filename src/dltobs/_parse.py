@@ -6,6 +6,7 @@ shown: it never contains the value.
 
 from __future__ import annotations
 
+import difflib
 import json
 import logging
 import math
@@ -13,6 +14,7 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from string import Formatter
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
@@ -49,8 +51,8 @@ def one_of(*words: str) -> Callable[[object], str]:
     return choose
 
 
-def integer(minimum: int) -> Callable[[object], int]:
-    """A whole number of at least `minimum`."""
+def integer(minimum: int, maximum: int | None = None) -> Callable[[object], int]:
+    """A whole number of at least `minimum`, and at most `maximum` where there is one."""
 
     def parse(value: object) -> int:
         if isinstance(value, bool) or not isinstance(value, (int, str)):
@@ -59,7 +61,7 @@ def integer(minimum: int) -> Callable[[object], int]:
             number = int(value)
         except ValueError:
             raise ValueError from None
-        if number < minimum:
+        if number < minimum or (maximum is not None and number > maximum):
             raise ValueError
         return number
 
@@ -115,6 +117,20 @@ def names(value: object) -> tuple[str, ...]:
     if isinstance(value, Sequence) and all(isinstance(item, str) for item in value):
         return tuple(item.strip() for item in value if item.strip())
     raise ValueError
+
+
+def words(*known: str) -> Callable[[object], tuple[str, ...]]:
+    """Some of the words, in any case, each once: as `names()` takes them."""
+
+    def choose(value: object) -> tuple[str, ...]:
+        chosen = tuple(dict.fromkeys(name.lower() for name in names(value)))
+        for number, word in enumerate(chosen, 1):
+            if word not in known:
+                message = f"word {number} is none of them{_perhaps(word, known)}"
+                raise ValueError(message)
+        return chosen
+
+    return choose
 
 
 def pairs(value: object) -> dict[str, str]:
@@ -197,6 +213,30 @@ def http_url(value: object) -> str:
     url = value.strip()
     _check_url(url)
     return url
+
+
+def url_template(*names: str) -> Callable[[object], str]:
+    """An `http` or `https` URL in which some of the names stand in braces."""
+
+    def parse(value: object) -> str:
+        url = http_url(value)
+        try:
+            fields = [(name, spec, change) for _, name, spec, change in Formatter().parse(url)]
+        except ValueError:
+            message = "a brace without its other one"
+            raise ValueError(message) from None
+        for name, spec, change in fields:
+            if name is not None and (name not in names or spec or change):
+                message = f"an unknown name in braces{_perhaps(name, names)}"
+                raise ValueError(message)
+        return url
+
+    return parse
+
+
+def _perhaps(word: str, known: Sequence[str]) -> str:
+    close = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
+    return f", perhaps {close[0]}" if close else ""
 
 
 def endpoint(protocol: str) -> Callable[[object], str]:

@@ -21,6 +21,7 @@ from dltobs._encodings import (
     with_border,
     without_surrogates,
 )
+from dltobs._glance import Glance
 from dltobs._names import KeyNames
 from dltobs._patterns import MARKER, PATTERN_RULES, WITHHELD, cut
 from dltobs._walk import Walk
@@ -70,6 +71,7 @@ class Redactor:
         patterns: Iterable[str | re.Pattern[str]] = (),
     ) -> None:
         self._keys = KeyNames(keys)
+        self._glance = Glance(self.finds, self._keys, lambda: len(self._forms))
         self._patterns = tuple(re.compile(pattern) for pattern in patterns)
         rules = (self._keys.rule, *PATTERN_RULES)
         self._rules = rules
@@ -91,6 +93,11 @@ class Redactor:
         for value in values:
             if len(value.strip()) >= MIN_LENGTH and value not in self._forms:
                 self._forms[value] = plain_forms(value), base64_forms(value)
+
+    @property
+    def size(self) -> int:
+        """The number of secret values known so far, which only grows."""
+        return len(self._forms)
 
     @property
     def values(self) -> frozenset[str]:
@@ -133,7 +140,11 @@ class Redactor:
         `metadata={"redact": False}` are not touched. A container that cannot be read, that contains
         itself or lies too deep is `[withheld]`.
         """
-        return cast("T", Walk(self.text, self._keys).walk(value, 0))
+        return cast("T", Walk(self.text, self._keys, self._glance.is_clean).walk(value, 0))
+
+    def is_clean(self, value: object) -> bool:
+        """Whether `redact()` would leave a value as it is: one scan of all of its texts. False is a doubt."""
+        return self._glance.is_clean(value)
 
     def withhold(self, value: T) -> T:
         """A value of the same shape in which every text that `redact()` would look at is `[withheld]`."""

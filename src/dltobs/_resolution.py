@@ -1,19 +1,18 @@
-"""Looks the settings up, and says of a wrong one where it came from.
+"""Makes `Settings` of what is given for each, and says of a wrong value where it came from.
 
 `configure(**arguments)` > environment > `config.toml`, `secrets.toml` and any other config provider of dlt >
-the standard variables of OpenTelemetry and Sentry > default. dlt's own configuration system does the look-up,
-in section `dltobs`; the values are checked here.
+the standard variables of OpenTelemetry and Sentry > default.
 """
 
 from __future__ import annotations
 
-import difflib
-import os
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from dltobs import _crons as crons
 from dltobs import _otel as otel
 from dltobs import _parse as parse
+from dltobs._lookup import ARGUMENT, Given, look_up
 from dltobs._otel import application_has_provider
 from dltobs._redaction import Redactor
 from dltobs._settings import FIELDS, Settings
@@ -22,17 +21,14 @@ from dltobs.exceptions import ConfigurationError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-_SECTION = "dltobs"
-_PREFIX = "DLTOBS__"
-_ARGUMENT = "argument of configure()"
 _SHOWN_LENGTH = 100
 
 
-class _Given(NamedTuple):
-    """A raw value and where it came from."""
+class MetricTarget(NamedTuple):
+    """Where metrics go: the names of exporters (`otlp`, `console`), perhaps none; the protocol of OTLP."""
 
-    value: Any
-    source: str
+    exporters: tuple[str, ...]
+    protocol: str
 
 
 def resolve_settings(arguments: Mapping[str, Any]) -> Settings:
@@ -44,18 +40,7 @@ def resolve_settings(arguments: Mapping[str, Any]) -> Settings:
     Raises:
         ConfigurationError: Naming the setting, where it came from, what is wrong and what is expected.
     """
-    for name in arguments:
-        if name not in FIELDS and name != "sinks":
-            raise _unknown(name, _ARGUMENT, [*FIELDS, "sinks"], str)
-    _refuse_unknown_variables()
-    given = _from_dlt()
-    for name, one in FIELDS.items():
-        if arguments.get(name) is not None:
-            given[name] = _Given(arguments[name], _ARGUMENT)
-        elif name not in given:
-            variable = next(filter(otel.value_of, one.metadata["fallbacks"]), None)
-            if variable is not None:
-                given[name] = _Given(os.environ[variable], f"environment variable {variable}")
+    given = look_up(arguments)
     exporters = _exporters(given)
     if "otlp" not in exporters and "otlp_protocol" in given and "OTEL_" in given["otlp_protocol"].source:
         del given["otlp_protocol"]  # it speaks to somebody else
@@ -69,32 +54,87 @@ def resolve_settings(arguments: Mapping[str, Any]) -> Settings:
         variables=otel.fingerprint(),
         sources={name: raw.source for name, raw in given.items()},
     )
+    crons.check_together(settings)
     if "otlp" in exporters:
-        _check_otlp(settings)
+        _check_otlp(settings, otel.TRACES, settings.otlp_protocol, is_ours=not application_has_provider())
     return settings
 
 
-def _exporters(given: Mapping[str, _Given]) -> tuple[str, ...]:
+def metric_target(settings: Settings) -> MetricTarget | None:
+    """Where dltobs sends metrics to; None where it builds no provider, because nobody asks for one.
+
+    Raises:
+        ConfigurationError: What the variables ask for cannot be had.
+    """
+    if settings.metrics == "off" or otel.is_disabled() or otel.application_has_meter_provider():
+        return None
+    try:
+        target = _asked_target(settings)
+    except ConfigurationError:
+        if application_has_provider() and settings.metrics == "auto" and settings.otlp_endpoint is None:
+            return None  # the variables speak to whoever built that, and he may understand them
+        raise
+    return target if target.exporters or settings.metrics == "on" else None
+
+
+def _asked_target(settings: Settings) -> MetricTarget:
+    exporters = otel.exporters_asked_for(otel.METRICS, strict=True)
+    if settings.otlp_endpoint is not None and not otel.value_of(otel.METRICS.exporters):
+        exporters = ("otlp",)
+    if "otlp" not in exporters:
+        return MetricTarget(exporters, "http/protobuf")
+    protocol = str(_parsed("otlp_protocol", _protocol(settings, otel.METRICS)))
+    _check_otlp(settings, otel.METRICS, protocol, is_ours=True)
+    return MetricTarget(exporters, protocol)
+
+
+def _protocol(settings: Settings, signal: otel.Signal) -> Given:
+    """The protocol for a signal: our setting, but not what it has of the variables for traces."""
+    source = settings.source_of("otlp_protocol")
+    if source != "default" and "OTEL_" not in source:
+        return Given(settings.otlp_protocol, source)
+    variable = next(filter(otel.value_of, signal.protocols), None)
+    if variable is None:
+        return Given("http/protobuf", "default")
+    return Given(otel.value_of(variable), f"environment variable {variable}")
+
+
+def _exporters(given: Mapping[str, Given]) -> tuple[str, ...]:
+    sentry = _sentry_exporter(given)
     if "tracing" in given and _parsed("tracing", given["tracing"]) == "off":
         return ()
     if "otlp_endpoint" in given:
-        return ("otlp",)
+        return ("otlp", *sentry)
     # where the application has a provider, the variables speak to whoever built it
-    return otel.exporters_asked_for(strict=not application_has_provider())
+    return (*otel.exporters_asked_for(strict=not application_has_provider()), *sentry)
 
 
-def _check_otlp(settings: Settings) -> None:
+def _sentry_exporter(given: Mapping[str, Given]) -> tuple[str, ...]:
+    asked = given.get("sentry_traces")
+    if asked is None or not _parsed("sentry_traces", asked):
+        return ()
+    if "sentry_dsn" not in given or _parsed("sentry_dsn", given["sentry_dsn"]) is None:
+        raise ConfigurationError(
+            "sentry_traces",
+            source=asked.source,
+            problem="without a DSN there is no Sentry to send spans to",
+            expected="sentry_dsn (or SENTRY_DSN) beside it",
+        )
+    return ("sentry_traces",)
+
+
+def _check_otlp(settings: Settings, signal: otel.Signal, protocol: str, *, is_ours: bool) -> None:
     from importlib.util import find_spec
 
-    if not application_has_provider():
-        otel.check_files()
+    if is_ours:
+        otel.check_files(signal)
     if settings.otlp_endpoint is None:
-        if not application_has_provider():
-            otel.check_endpoint(settings.otlp_protocol)
-    elif settings.otlp_protocol != "grpc":
-        given = _Given(settings.otlp_endpoint, settings.source_of("otlp_endpoint"))
+        if is_ours:
+            otel.check_endpoint(protocol, signal)
+    elif protocol != "grpc":
+        given = Given(settings.otlp_endpoint, settings.source_of("otlp_endpoint"))
         _parsed("otlp_endpoint", given, parse.http_url)
-    if settings.otlp_protocol != "grpc":
+    if protocol != "grpc":
         return
     try:
         found = find_spec("opentelemetry.exporter.otlp.proto.grpc")
@@ -103,13 +143,13 @@ def _check_otlp(settings: Settings) -> None:
     if found is None:
         raise ConfigurationError(
             "otlp_protocol",
-            source=settings.source_of("otlp_protocol"),
+            source=_protocol(settings, signal).source,
             problem="'grpc' needs a package that is not installed",
             expected="pip install 'dltobs[grpc]'",
         )
 
 
-def _parsed(name: str, raw: _Given, parser: Callable[[Any], Any] | None = None) -> Any:
+def _parsed(name: str, raw: Given, parser: Callable[[Any], Any] | None = None) -> Any:
     metadata = FIELDS[name].metadata
     try:
         return (parser or metadata["parse"])(raw.value)
@@ -129,102 +169,6 @@ def _shown(value: object, metadata: Mapping[str, Any]) -> str:
     return text if len(text) <= _SHOWN_LENGTH else f"{text[:_SHOWN_LENGTH]}…"
 
 
-def _from_dlt() -> dict[str, _Given]:
-    """What dlt's config providers say, without a trace of our asking."""
-    from dlt.common.configuration import resolve_configuration
-    from dlt.common.configuration.container import Container
-    from dlt.common.configuration.exceptions import ConfigurationException
-    from dlt.common.configuration.resolve import inject_section
-    from dlt.common.configuration.specs.config_section_context import ConfigSectionContext
-    from dlt.common.configuration.specs.pluggable_run_context import PluggableRunContext
-    from dlt.common.configuration.utils import get_resolved_traces
-
-    try:
-        _ = Container()[PluggableRunContext]  # dlt resolves its own runtime now, not among ours
-        traces = get_resolved_traces()
-        before = len(traces.resolved_traces), len(traces.all_traces)
-        try:
-            # not in the sections of a source in which configure() may be called;
-            # an explicit value, though empty: else a variable DLTOBS would be parsed as the whole section
-            with inject_section(ConfigSectionContext(), merge_existing=False):
-                resolve_configuration(_spec()(), explicit_value={})
-            found = {
-                trace.key: _Given(trace.value, _source_of(trace))
-                for trace in traces.resolved_traces[before[0] :]
-                if trace.key in FIELDS and trace.value is not None
-            }
-        finally:
-            # the next run's trace lists what dlt resolved; ours is none of its business
-            del traces.resolved_traces[before[0] :]
-            del traces.all_traces[before[1] :]
-    except (ConfigurationException, ValueError) as error:
-        raise ConfigurationError(
-            _SECTION, source="dlt's configuration", problem=Redactor().text(str(error).strip())
-        ) from error
-    _refuse_unknown_keys()
-    return found
-
-
-def _spec() -> type[Any]:
-    """The configuration that dlt resolves: every setting with any value; checking is ours."""
-    from dlt.common.configuration.specs import BaseConfiguration, configspec
-
-    namespace: dict[str, Any] = {"__section__": _SECTION, "__annotations__": {}}
-    for name in FIELDS:
-        namespace[name] = None
-        namespace["__annotations__"][name] = Any | None
-    return configspec(type("DltobsConfiguration", (BaseConfiguration,), namespace))
-
-
-def _source_of(trace: Any) -> str:
-    if trace.provider_name == "Environment Variables":
-        return f"environment variable {'__'.join((*trace.sections, trace.key)).upper()}"
-    place = getattr(trace, "provider_location", "") or trace.provider_name  # newer than dlt 1.23
-    return f"{'.'.join((*trace.sections, trace.key))} in {place}"
-
-
-def _refuse_unknown_variables() -> None:
-    for variable in os.environ:
-        if variable.startswith(_PREFIX):
-            name = variable[len(_PREFIX) :]
-            if name == "SINKS":
-                raise ConfigurationError(
-                    "sinks",
-                    source=f"environment variable {variable}",
-                    problem="sinks are objects, which a variable cannot hold",
-                    expected=f"an {_ARGUMENT}",
-                )
-            if name.lower() not in FIELDS or name != name.upper():
-                raise _unknown(name.lower(), f"environment variable {variable}", list(FIELDS), _variable_of)
-
-
-def _refuse_unknown_keys() -> None:
-    from dlt.common.configuration.container import Container
-    from dlt.common.configuration.providers.doc import BaseDocProvider
-    from dlt.common.configuration.providers.vault import VaultDocProvider
-    from dlt.common.configuration.specs.pluggable_run_context import PluggableRunContext
-
-    for provider in Container()[PluggableRunContext].providers.providers:
-        # a vault would be asked over the network
-        if not isinstance(provider, BaseDocProvider) or isinstance(provider, VaultDocProvider):
-            continue
-        section, _ = provider.get_value(_SECTION, Any, "")
-        if isinstance(section, Mapping):
-            for key in section:
-                if key not in FIELDS:
-                    raise _unknown(str(key), f"[{_SECTION}] in {provider.name}", list(FIELDS), str)
-
-
-def _variable_of(name: str) -> str:
-    return f"{_PREFIX}{name.upper()}"
-
-
-def _unknown(name: str, source: str, known: list[str], spelled: Callable[[str], str]) -> ConfigurationError:
-    close = difflib.get_close_matches(name.lower(), known, n=1, cutoff=0.5)
-    expected = f"one of the settings, perhaps {spelled(close[0])}" if close else "one of the settings"
-    return ConfigurationError(name, source=source, problem="there is no such setting", expected=expected)
-
-
 def _checked_sinks(sinks: Any) -> tuple[Any, ...]:
     from dltobs._dispatch import Sink
 
@@ -235,7 +179,7 @@ def _checked_sinks(sinks: Any) -> tuple[Any, ...]:
             is_class = isinstance(sink, type)
             raise ConfigurationError(
                 "sinks",
-                source=_ARGUMENT,
+                source=ARGUMENT,
                 problem=f"{sink.__name__} is a class" if is_class else f"{type(sink).__name__} is no sink",
                 expected="objects with the methods emit(event), flush(timeout) and close()",
             )

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import sys
+import threading
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from dltobs._context import RunContext, current_run
-from dltobs._describe import chain_of
+from dltobs._describe import chain_of, root_cause
 
 if TYPE_CHECKING:
     from contextvars import Token
@@ -15,7 +17,12 @@ if TYPE_CHECKING:
 
     from dlt.pipeline.trace import PipelineStepTrace
 
-    from dltobs._events import Outcome, Run, StepFinished
+    from dltobs._attempt_context import RetryAttempt
+    from dltobs._events import Outcome, Package, Run, StepFinished
+    from dltobs._jobs import WrittenFile
+
+RAISED_BY_SIGNAL = "_dltobs_signal"
+"""The attribute of an exception that a handler of a signal has raised: the signal's name."""
 
 
 @dataclass(slots=True)
@@ -23,20 +30,31 @@ class OpenStep:
     name: str
     started_at: datetime
     token: Token[RunContext | None]
+    trace_id: str | None = None
+    span_id: str | None = None
 
 
 @dataclass(slots=True)
 class OpenRun:
-    """The state of a run that is on; touched by its own thread only."""
+    """The state of a run that is on; touched by its own thread only, until a signal ends the process."""
 
     run: Run
     started_at: datetime
     token: Token[RunContext | None]
     error_at_start: BaseException | None
+    attempt: RetryAttempt | None = None
     steps: list[OpenStep] = field(default_factory=list)
     finished: list[StepFinished] = field(default_factory=list)
     failed: StepFinished | None = None
     error: BaseException | None = None
+    files: dict[str, WrittenFile] = field(default_factory=dict)
+    """What normalize wrote, by the id of the job that loads it."""
+    schema_files: dict[str, bytes] | None = None
+    """The stored schemas when extract began; None if the run did not extract."""
+    migrated: frozenset[str] = frozenset()
+    """The packages whose schema changes had been made before the load."""
+    thread: int = field(default_factory=threading.get_ident)
+    process: int = field(default_factory=os.getpid)
 
 
 def live_error(state: OpenRun, step_trace: PipelineStepTrace) -> BaseException | None:
@@ -57,13 +75,60 @@ def comes_from(error: BaseException, other: BaseException | None) -> bool:
 
 
 def outcome_of(state: OpenRun) -> Outcome:
+    """The one word on a run that every sink uses.
+
+    - `failed`: the method that was called has raised;
+    - `ok_with_failed_jobs`: it has not, but jobs have failed: `raise_on_failed_jobs` is false, or the
+      package was aborted at the caller's wish;
+    - `no_data`: there was nothing to extract, normalize or load, dlt's own tables aside;
+    - `ok`: any other. A step that failed inside it was caught by the caller's own code.
+    """
     if any(step.failure is not None and step.depth == 0 for step in state.finished):
-        return "failed"
+        return "terminated" if is_by_signal(state.error) else "failed"
     if any(step.failed_jobs for step in state.finished):
         return "ok_with_failed_jobs"
-    if not any(step.packages for step in state.finished):
-        return "no_data"
-    return "ok"
+    return "ok" if any(_has_data(step) for step in state.finished) else "no_data"
+
+
+def _has_data(step: StepFinished) -> bool:
+    # a job without rows may have emptied its table; jobs that could not be read are nobody's
+    jobs = any(not job.internal for job in step.load_jobs) if step.load_jobs else step.jobs > 0
+    return bool(step.rows or step.bytes or jobs)
+
+
+def partly_loaded_of(state: OpenRun) -> tuple[str, ...]:
+    """The load ids of packages that this run has left partly loaded."""
+    found = [package.load_id for package in _packages(state) if package.is_partly_loaded]
+    for step in state.finished:
+        failure = step.failure
+        if failure is not None and failure.is_package_partially_loaded and failure.load_id is not None:
+            found.append(failure.load_id)
+    return tuple(dict.fromkeys(found))
+
+
+def aborted_of(state: OpenRun) -> tuple[str, ...]:
+    """The load ids of packages that were aborted in this run."""
+    found = [package.load_id for package in _packages(state) if package.state == "aborted"]
+    return tuple(dict.fromkeys(found))
+
+
+def _packages(state: OpenRun) -> list[Package]:
+    return [package for step in state.finished for package in step.packages]
+
+
+def will_retry(state: OpenRun) -> bool:
+    """Whether the retry loop in which the run was made goes on after the exception that ends it."""
+    error = sys.exc_info()[1] or state.error
+    return state.attempt is not None and error is not None and state.attempt.will_retry(error)
+
+
+def is_by_signal(error: BaseException | None) -> bool:
+    """Whether a run ended because somebody asked it to: by Ctrl-C, or by a signal that a handler took."""
+    if error is None:
+        return False
+    cause = root_cause(error)
+    # dlt's SignalReceivedException is a KeyboardInterrupt
+    return isinstance(cause, KeyboardInterrupt) or RAISED_BY_SIGNAL in vars(cause)
 
 
 def leave(token: Token[RunContext | None]) -> None:

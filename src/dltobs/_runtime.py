@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import multiprocessing.util
 import os
 import sys
 import threading
@@ -15,13 +16,18 @@ from dltobs._resolution import resolve_settings
 from dltobs._warnings import Warner
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from typing_extensions import Unpack
 
-    from dltobs._settings import Arguments
+    from dltobs._resend import SpoolResult
+    from dltobs._settings import Arguments, Settings
     from dltobs.logs.attach import LoggerHook
     from dltobs.sinks.delivery import BackendStatus
+
+
+_FIRST = 100
+"""Our priority among what `multiprocessing` does before a child leaves."""
 
 
 def configure(**settings: Unpack[Arguments]) -> None:
@@ -37,12 +43,21 @@ def configure(**settings: Unpack[Arguments]) -> None:
     Raises:
         ConfigurationError: A setting is wrong. Nothing has been attached, and what ran before still runs.
     """
-    with _state.lock:
+    set_up(lambda: resolve_settings(settings))
+
+
+def set_up(resolve: Callable[[], Settings]) -> None:
+    """Set everything up with the settings that `resolve` gives, once dlt's logger is safe from leaks.
+
+    Raises:
+        ConfigurationError: As of `configure()`.
+    """
+    with _state.changing():
         running = _state.runtime
         dlt_was_used = _dlt_was_used()
         hook = running.logger_hook if running is not None else _installed_hook()
         try:
-            resolved = resolve_settings(settings)
+            resolved = resolve()
             # a forked child takes over from its parent, whose threads it has not
             is_same = running is not None and running.process == os.getpid() and resolved == running.settings
             built = build(resolved, hook) if resolved.enabled and not is_same else None
@@ -60,13 +75,19 @@ def configure(**settings: Unpack[Arguments]) -> None:
                 running.take_down()
             return
         if running is None:
+            from dltobs._workers import WorkerPools
+
+            built.worker_pools = WorkerPools(built)
             built.attach(dlt_was_used=dlt_was_used)
         else:
             built.replace(running)
-        _state.runtime = built
+        _state.runtime, _state.redactor = built, built.redactor
         _state.deliveries = tuple(built.deliveries.values())
         atexit.unregister(_at_exit)
         atexit.register(_at_exit)
+        if multiprocessing.parent_process() is not None:
+            # such a process leaves by `os._exit`, without `atexit`
+            multiprocessing.util.Finalize(None, _at_exit, exitpriority=_FIRST)
 
 
 def shutdown() -> None:
@@ -75,7 +96,7 @@ def shutdown() -> None:
     It may be called twice, and runs by itself when the process exits. Pipelines that are run afterwards
     behave as if dltobs were not there.
     """
-    with _state.lock:
+    with _state.changing():
         running, _state.runtime = _state.runtime, None
         if running is not None:
             running.take_down()
@@ -87,6 +108,23 @@ def status() -> Mapping[str, BackendStatus]:
     It can be read after `shutdown()`, too.
     """
     return {delivery.name: delivery.status for delivery in _state.deliveries}
+
+
+def flush_spool(timeout: float | None = None) -> Mapping[str, SpoolResult]:
+    """Send what could not be delivered, by earlier runs or by this one, and wait for it.
+
+    Each back end of the set-up in force gets what is meant for its address, until one delivery fails. It is
+    done by itself in the background after each `configure()`; call this to know how it ended.
+
+    Args:
+        timeout: Seconds; None waits for as long as each back end answers.
+
+    Returns:
+        By the name of the back end, what was sent since `configure()` or the last call, and what is left.
+        Empty without `configure()` before, and where the spool is switched off.
+    """
+    running = _state.runtime
+    return {} if running is None or running.resending is None else running.resending.run(timeout)
 
 
 def _dlt_was_used() -> bool:
@@ -111,9 +149,9 @@ def _at_exit() -> None:
         return
     if running.process == os.getpid():
         shutdown()
-    elif any(delivery.pending for delivery in _state.deliveries):
-        # a forked child delivers what it has made itself; the rest is its parent's
-        running.deliver()
+        running.after_hook()  # where a signal has come, the process dies of it
+    else:
+        running.deliver_as_child()
 
 
 def _after_fork() -> None:
@@ -121,6 +159,10 @@ def _after_fork() -> None:
     _state.lock = threading.RLock()
     for delivery in _state.deliveries:
         delivery.forget()
+    if _state.runtime is not None:
+        _state.runtime.logger_hook.forget_lock()
+        if _state.runtime.termination is not None:
+            _state.runtime.termination.forked()
 
 
 if hasattr(os, "register_at_fork"):

@@ -6,6 +6,7 @@ import dataclasses
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypedDict
 
+from dltobs import _crons as crons
 from dltobs import _otel as otel
 from dltobs import _parse as parse
 
@@ -57,6 +58,7 @@ class Settings:
     loguru: bool = _setting(parse.boolean, "true or false", default=False)
     excepthook: bool = _setting(parse.boolean, "true or false", default=True)
     tracing: str = _setting(parse.one_of("auto", "on", "off"), "auto, on or off", default="auto")
+    metrics: str = _setting(parse.one_of("auto", "on", "off"), "auto, on or off", default="auto")
     otlp_endpoint: str | None = _setting(
         parse.endpoint("grpc"), "the base URL of a collector, such as http://localhost:4318"
     )
@@ -69,6 +71,7 @@ class Settings:
     service_name: str = _setting(parse.text, "a name", fallbacks=("OTEL_SERVICE_NAME",), default="dlt")
     environment: str | None = _setting(parse.text, "a name such as production")
     tags: Mapping[str, str] = _setting(parse.pairs, "a mapping, or name=value pairs with commas", default={})
+    max_job_spans: int = _setting(parse.integer(0), "a number of spans, at least 0", default=1000)
     sentry_dsn: str | None = _setting(
         parse.sentry_dsn,
         "a DSN such as https://PUBLIC_KEY@o0.ingest.sentry.io/PROJECT_ID",
@@ -79,11 +82,55 @@ class Settings:
         parse.text, "a name such as production", fallbacks=("SENTRY_ENVIRONMENT",)
     )
     sentry_release: str | None = _setting(parse.text, "a version", fallbacks=("SENTRY_RELEASE",))
+    sentry_traces: bool = _setting(parse.boolean, "true or false", default=False)
+    sentry_monitor: bool | str = _setting(
+        crons.monitor, "true (the pipeline's name), false, or a slug such as nightly-shop", default=False
+    )
+    sentry_monitor_schedule: str | None = _setting(
+        crons.schedule, "a crontab line of five fields such as 0 3 * * *"
+    )
+    sentry_monitor_max_runtime: int | None = _setting(
+        parse.integer(1, crons.MAX_RUNTIME), f"a number of minutes, 1 to {crons.MAX_RUNTIME}"
+    )
+    sentry_monitor_margin: int | None = _setting(
+        parse.integer(1, crons.MAX_MARGIN), f"a number of minutes, 1 to {crons.MAX_MARGIN}"
+    )
+    sentry_monitor_timezone: str | None = _setting(
+        crons.timezone, "the name of a time zone such as Europe/Berlin"
+    )
+    schema_change_ignore: tuple[str, ...] = _setting(
+        parse.names, "glob patterns on table.column, as a list or with commas", default=()
+    )
+    slack_incoming_hook: str | None = _setting(
+        parse.http_url,
+        "the URL of an incoming webhook, such as https://hooks.slack.com/services/T…/B…/…",
+        secret=True,
+        fallbacks=("RUNTIME__SLACK_INCOMING_HOOK",),
+    )
+    slack_on: tuple[str, ...] = _setting(
+        parse.words("failure", "lost", "success", "schema_change"),
+        "failure, lost, success, schema_change, with commas",
+        default=("failure", "lost", "schema_change"),
+    )
+    alert_cooldown: float = _setting(parse.seconds, "a number of seconds, at least 0", default=3600.0)
+    trace_url_template: str | None = _setting(
+        parse.url_template("trace_id", "span_id", "pipeline", "transaction_id"),
+        "a URL such as https://jaeger/trace/{trace_id}, with trace_id, span_id, pipeline, transaction_id",
+    )
+    ledger: bool = _setting(parse.boolean, "true or false", default=False)
+    ledger_dataset: str | None = _setting(parse.text, "the name of a dataset, such as operations")
+    prefect: str = _setting(parse.one_of("auto", "on", "off"), "auto, on or off", default="auto")
     redact_patterns: tuple[re.Pattern[str], ...] = _setting(
         parse.patterns, "regular expressions, as a list or with commas", secret=True, default=()
     )
     redact_keys: tuple[str, ...] = _setting(parse.names, "names, as a list or with commas", default=())
+    spool_dir: Path | None = _setting(parse.path, "the path of a folder")  # noqa: RUF009 - as log_file
+    spool_max_bytes: int = _setting(
+        parse.integer(0), "a number of bytes; 0 switches the spool off", default=52_428_800
+    )
     flush_timeout: float = _setting(parse.seconds, "a number of seconds, at least 0", default=5.0)
+    handle_sigterm: bool = _setting(parse.boolean, "true or false", default=True)
+    auto_configure: bool = _setting(parse.boolean, "true or false", default=False)
     sinks: tuple[Sink, ...] = field(default=(), repr=False)
     trace_exporters: tuple[str, ...] = field(default=(), repr=False)
     """What `OTEL_TRACES_EXPORTER` and the endpoints ask for: `otlp`, `console`."""
@@ -117,17 +164,37 @@ class Arguments(TypedDict, total=False):
     loguru: bool | str
     excepthook: bool | str
     tracing: str
+    metrics: str
     otlp_endpoint: str | None
     otlp_protocol: str
     service_name: str
     environment: str | None
     tags: Mapping[str, str] | str
+    max_job_spans: int | str
     sentry_dsn: str | None
     sentry_environment: str | None
     sentry_release: str | None
+    sentry_traces: bool | str
+    sentry_monitor: bool | str
+    sentry_monitor_schedule: str | None
+    sentry_monitor_max_runtime: int | str | None
+    sentry_monitor_margin: int | str | None
+    sentry_monitor_timezone: str | None
+    schema_change_ignore: Sequence[str] | str
+    slack_incoming_hook: str | None
+    slack_on: Sequence[str] | str
+    alert_cooldown: float | str
+    trace_url_template: str | None
+    ledger: bool | str
+    ledger_dataset: str | None
+    prefect: str
     redact_patterns: Sequence[str | re.Pattern[str]] | str
     redact_keys: Sequence[str] | str
+    spool_dir: str | os.PathLike[str] | None
+    spool_max_bytes: int | str
     flush_timeout: float | str
+    handle_sigterm: bool | str
+    auto_configure: bool | str
     sinks: Sequence[Sink]
 
 

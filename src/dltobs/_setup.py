@@ -2,31 +2,45 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import time
 from dataclasses import dataclass, field
+from itertools import product
 from typing import TYPE_CHECKING, Any
 
+from dltobs import _otel as otel
 from dltobs._deadline import reserve, run_within
 from dltobs._propagation import LoadThreads
 from dltobs._warnings import Warner, logger
+from dltobs.sinks.metrics import MetricSink
 
 if TYPE_CHECKING:
     import logging
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from dltobs._dispatch import Dispatcher, Sink
     from dltobs._excepthook import ExceptHook
     from dltobs._learner import SecretLearner
     from dltobs._redaction import Redactor
+    from dltobs._resend import Resending
     from dltobs._settings import Settings
+    from dltobs._signals import TerminationWatch
+    from dltobs._spool import Spool
     from dltobs._tracker import Tracker
+    from dltobs._workers import WorkerPools
+    from dltobs.integrations.prefect.hook import PrefectHook
     from dltobs.logs.attach import LoggerHook
+    from dltobs.logs.forward import Outlet
     from dltobs.logs.handlers import FileHandler, RecentLines
     from dltobs.sinks.delivery import Delivery
 
 _CLOSING_SHARE = 0.15
 """Of `flush_timeout`: for closing what did not flush in time."""
+_SHORTEST_CLOSE = 0.3
+"""Seconds: a sink that closes writes what it has lost, which takes a moment also where nothing may wait."""
+_KEEPING_TIMEOUT = 0.5
+"""Seconds, though `flush_timeout` be over: for putting what was not sent into the spool."""
 _LONGEST_TIMEOUT = 1e6
 """Seconds; the locks of Python refuse to wait for ever longer."""
 
@@ -46,11 +60,19 @@ class Setup:
     tracker: Tracker
     log_file: FileHandler | None
     recent_lines: RecentLines | None
+    log_sink: Sink
+    """Hears each event before the others; it has nothing to deliver."""
     load_threads: LoadThreads = field(default_factory=LoadThreads)
+    prefect: PrefectHook | None = None
+    worker_pools: WorkerPools | None = None
+    outlet: Outlet | None = None
     process: int = field(default_factory=os.getpid)
     excepthook: ExceptHook | None = None
+    termination: TerminationWatch | None = None
     own_logger_handlers: Sequence[logging.Handler] = ()
     log_format: str = ""
+    spool: Spool | None = None
+    resending: Resending | None = None
 
     def attach(self, *, dlt_was_used: bool) -> None:
         """Hook into dlt, in the order in which nothing can leak: secrets first, sinks last.
@@ -62,9 +84,14 @@ class Setup:
             self.logger_hook.warner = self.warner
             self.logger_hook.attach(self._handlers_for, self.settings.log_level)
             self.load_threads.attach()
+            if self.worker_pools is not None:
+                self.worker_pools.attach()
             self.tracker.attach()
+            self._attach_prefect()
             if self.excepthook is not None:
                 self.excepthook.attach()
+            if self.termination is not None:
+                self.termination.attach()
         except BaseException:
             self.detach()
             self._close_files()
@@ -81,6 +108,12 @@ class Setup:
         self.logger_hook.warner = self.warner
         self.logger_hook.attach(self._handlers_for, self.settings.log_level)
         old._release_own_logger()
+        if old.prefect is not None:
+            old.prefect.detach()
+        self._attach_prefect()
+        self.worker_pools = old.worker_pools
+        if self.worker_pools is not None:
+            self.worker_pools.redirect(self)
         if self.excepthook is not None and old.excepthook is not None:
             old.excepthook.redirect(self.redactor, self.exception_formatter)
             self.excepthook = old.excepthook
@@ -91,13 +124,21 @@ class Setup:
         if self.recent_lines is not None and old.recent_lines is not None:
             self.recent_lines.take_over(old.recent_lines)
         spans = self._take_over_spans(old)
+        for before, now in product(_metric_sinks_of(old.sinks), _metric_sinks_of(self.sinks)):
+            now.take_over(before)
         self.tracker.take_over(old.tracker)
         if spans is not None:
             # only now: until then an event of such a run may have reached either sink
             spans.let_go()
+        self._take_over_signals(old)
         if old.process == os.getpid():
             old._deliver_and_close()
         self._get_ready()
+
+    def _attach_prefect(self) -> None:
+        if self.prefect is not None:
+            spans = _span_sink_of(self.sinks)
+            self.prefect.attach(None if spans is None else spans.decide)
 
     def _take_over_spans(self, old: Setup) -> Any:
         """Go on with the open spans of another set-up; gives the sink that has them no longer, if any."""
@@ -106,10 +147,31 @@ class Setup:
             return None
         if now is None:
             # there are no spans any more, but the threads of these runs must be led out of theirs
-            self.dispatcher.retain(*self.sinks, before)
+            self.dispatcher.retain(self.log_sink, *self.sinks, before)
             return None
         now.take_over(before.open_runs)
         return before
+
+    def _take_over_signals(self, old: Setup) -> None:
+        if self.termination is not None and old.termination is not None:
+            old.termination.redirect(self.termination)
+            self.termination = old.termination
+        elif old.termination is not None:
+            old.termination.detach()
+        if self.termination is not None:
+            self.termination.attach()
+
+    def before_run(self) -> Mapping[str, str]:
+        """A run begins on this thread; gives the names of what it happens in."""
+        self.logger_hook.refresh()
+        if self.termination is not None:
+            self.termination.refresh()
+        return {} if self.prefect is None else self.prefect.refresh()
+
+    def after_hook(self) -> None:
+        """A hook of ours has ended on this thread."""
+        if self.termination is not None:
+            self.termination.hold()
 
     def _get_ready(self) -> None:
         if self.settings.sentry_dsn is not None and _dlt_has_sentry():
@@ -118,8 +180,10 @@ class Setup:
                 "RUNTIME__SENTRY_DSN switches dlt's own Sentry on beside ours: it replaces the client of the "
                 "application and sends secrets; leave it out, and set SENTRY_DSN alone",
             )
-        # one thread for the flush and one for the end of each sink that may have to wait
-        reserve(2 * (len(self.deliveries) + len(self.settings.sinks)))
+        # one thread for the flush and two for the end of each sink that may have to wait
+        reserve(3 * (len(self.deliveries) + len(self.settings.sinks)) + 1)
+        if self.resending is not None:
+            self.resending.start()
 
     def take_down(self) -> None:
         """Deliver what is left within `flush_timeout`, then undo `attach()`."""
@@ -127,22 +191,45 @@ class Setup:
         if self.process == os.getpid():
             self._deliver_and_close(self.detach)
             return
-        # a forked child has the hooks; it delivers what it has made itself, the rest is its parent's
-        if any(delivery.pending for delivery in self.deliveries.values()):
-            self.deliver()
+        self.deliver_as_child()
         self.detach()
 
     @property
-    def _timeout(self) -> float:
+    def timeout(self) -> float:
+        """`flush_timeout`, as far as locks can wait."""
         return min(self.settings.flush_timeout, _LONGEST_TIMEOUT)
 
     def deliver(self) -> None:
         """Have all sinks deliver, side by side; some of `flush_timeout` is left for closing them."""
-        timeout = self._timeout * (1 - _CLOSING_SHARE)
-        run_within(timeout, *(_flushing(sink, timeout) for sink in self.sinks))
+        timeout = self.timeout * (1 - _CLOSING_SHARE)
+        calls = [_flushing(sink, timeout) for sink in self.sinks]
+        if self.resending is not None and self.process == os.getpid():
+            calls.append(functools.partial(self.resending.wait, timeout))
+        run_within(timeout, *calls)
+
+    def deliver_as_child(self) -> None:
+        """In a forked child: deliver or keep what it has made itself; the rest is its parent's."""
+        # points are counted when they are collected, so nothing is pending before
+        has_points = any(sink.has_points for sink in _metric_sinks_of(self.sinks))
+        if has_points or any(delivery.pending for delivery in self.deliveries.values()):
+            self.deliver()
+            self._keep_the_rest(_KEEPING_TIMEOUT)
+
+    def _keep_the_rest(self, timeout: float) -> None:
+        """Put what was not sent into the spool, without the time to close anything."""
+        left = [one for one in self.deliveries.values() if one.pending]
+        run_within(timeout, *(functools.partial(one.abandon, "not sent before the deadline") for one in left))
+
+    def deliver_at_last(self, timeout: float) -> None:
+        """Have all sinks deliver, and the application's provider, which the signal leaves no time to."""
+        flush_application = otel.application_flush(timeout)
+        application = [] if flush_application is None else [flush_application]
+        flushing = timeout * (1 - _CLOSING_SHARE)
+        run_within(flushing, *(_flushing(sink, flushing) for sink in self.sinks), *application)
+        self._keep_the_rest(max(timeout - flushing, _KEEPING_TIMEOUT))
 
     def _deliver_and_close(self, detach: Callable[[], None] | None = None) -> None:
-        deadline = time.monotonic() + self._timeout
+        deadline = time.monotonic() + self.timeout
         try:
             self.deliver()
         finally:
@@ -150,7 +237,10 @@ class Setup:
             # no event follows the close of a sink, but for those that end the spans of open runs
             self.dispatcher.retain(*([] if spans is None else [spans]))
             # closed while our handlers are still there to write what is lost
-            run_within(max(deadline - time.monotonic(), 0.0), *(sink.close for sink in self.sinks))
+            if self.resending is not None:
+                self.resending.stop()
+            least = _KEEPING_TIMEOUT if self.spool is not None and self.deliveries else _SHORTEST_CLOSE
+            run_within(max(deadline - time.monotonic(), least), *(sink.close for sink in self.sinks))
             if detach is not None:
                 detach()
             self._close_files()
@@ -160,6 +250,12 @@ class Setup:
         parts: list[Callable[[], None]] = [self.tracker.detach, self._release_own_logger]
         if self.excepthook is not None:
             parts.append(self.excepthook.detach)
+        if self.worker_pools is not None:
+            parts.append(self.worker_pools.detach)
+        if self.termination is not None:
+            parts.append(self.termination.detach)
+        if self.prefect is not None:
+            parts.append(self.prefect.detach)
         parts += (self.load_threads.detach, self.logger_hook.detach, self.learner.detach)
         for part in parts:
             try:
@@ -180,7 +276,8 @@ class Setup:
         made = (
             console_handler(self.settings, self.redactor, self.warner, log_format),
             self.log_file,
-            loguru_handler(self.settings, self.redactor, self.warner),
+            loguru_handler(self.settings, self.redactor, self.warner, self.outlet),
+            None if self.prefect is None else self.prefect.handler,
         )
         visible = [handler for handler in made if handler is not None]
         self.own_logger_handlers = tuple(visible)
@@ -205,6 +302,11 @@ class Setup:
 def _span_sink_of(sinks: Sequence[Sink]) -> Any:
     """The span sink among these, early or late; None where there is none."""
     return next((sink for sink in sinks if hasattr(sink, "open_runs") and hasattr(sink, "take_over")), None)
+
+
+def _metric_sinks_of(sinks: Sequence[Sink]) -> list[MetricSink]:
+    """The metric sink among these: one or none."""
+    return [sink for sink in sinks if isinstance(sink, MetricSink)]
 
 
 def _dlt_has_sentry() -> bool:

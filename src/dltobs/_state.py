@@ -1,4 +1,4 @@
-"""The mutable state of dltobs: what runs now. `_runtime` writes it, everyone else only reads.
+"""The mutable state of dltobs: what runs now. `_runtime` writes it, in a worker process `_worker`.
 
 It stands apart from `_runtime` so that a formatter of the user's `dictConfig` can find the redactor without
 importing the machinery that starts and stops everything.
@@ -6,6 +6,7 @@ importing the machinery that starts and stops everything.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import threading
 from typing import TYPE_CHECKING
@@ -13,17 +14,41 @@ from typing import TYPE_CHECKING
 from dltobs._redaction import Redactor
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from dltobs._setup import Setup
     from dltobs.sinks.delivery import Delivery
 
 lock = threading.RLock()
 """Held while the set-up changes."""
 
+_here = threading.local()
+
 runtime: Setup | None = None
 """What `configure()` has set up, until `shutdown()`."""
 
 deliveries: tuple[Delivery, ...] = ()
 """The counters of the last set-up; they outlive it, so that `status()` can tell how it ended."""
+
+redactor: Redactor | None = None
+"""That of the last set-up; it outlives it, for what the application sends afterwards."""
+
+
+@contextlib.contextmanager
+def changing() -> Iterator[None]:
+    """Hold `lock`, and let what is called from here know it by `is_changing()`."""
+    with lock:
+        before = is_changing()
+        _here.is_changing = True
+        try:
+            yield
+        finally:
+            _here.is_changing = before
+
+
+def is_changing() -> bool:
+    """Whether it is this thread in which the set-up is being changed."""
+    return bool(getattr(_here, "is_changing", False))
 
 
 @functools.cache
@@ -34,3 +59,8 @@ def _patterns_only() -> Redactor:
 def current_redactor() -> Redactor:
     """The redactor of the running set-up; before it, one that knows key names and patterns only."""
     return _patterns_only() if runtime is None else runtime.redactor
+
+
+def last_redactor() -> Redactor:
+    """As `current_redactor()`, but what was known before `shutdown()` stays known."""
+    return redactor if runtime is None and redactor is not None else current_redactor()

@@ -1,4 +1,4 @@
-"""Reads what a step knows from dlt's step infos and exceptions, into frozen values.
+"""Reads the identity of a run, and what a step did, from dlt's pipelines and step infos, into frozen values.
 
 Fields that newer versions of dlt added are read with a default; on a failed step any part may be
 missing.
@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from dltobs._describe import chain_of, describe, root_cause, stacktrace, text_of, type_name
-from dltobs._events import FailedJob, Failure, Package, Run, Table
+from dltobs._events import FailedJob, Package, Resource, Run, Table
+from dltobs._jobs import resources_of, tables_of
 
 if TYPE_CHECKING:
     from dlt.common.pipeline import SupportsPipeline
@@ -22,6 +22,7 @@ class StepDetail(NamedTuple):
     packages: tuple[Package, ...] = ()
     tables: tuple[Table, ...] = ()
     jobs: int = 0
+    resources: tuple[Resource, ...] = ()
 
     @property
     def rows(self) -> int:
@@ -44,6 +45,7 @@ def run_of(trace: PipelineTrace, pipeline: SupportsPipeline) -> Run:
         destination_type=None if destination is None else destination.destination_type,
         dataset=pipeline.dataset_name,
         first_run=bool(pipeline.first_run),
+        working_dir=getattr(pipeline, "working_dir", None),
     )
 
 
@@ -51,14 +53,17 @@ def detail_of(step: str, info: Any) -> StepDetail:
     """What the info of an `extract`, `normalize` or `load` step says; nothing for others."""
     if info is None or step not in {"extract", "normalize", "load"}:
         return StepDetail()
-    packages = tuple(_package(package) for package in info.load_packages or ())
+    packages = tuple(_package(package, step) for package in info.load_packages or ())
     metrics = [one for several in (info.metrics or {}).values() for one in several]
     if step == "load":
         return StepDetail(packages, (), sum(len(one.get("job_metrics", ())) for one in metrics))
-    return StepDetail(packages, _tables(metrics))
+    resources = resources_of(metrics) if step == "extract" else ()
+    return StepDetail(packages, tables_of(metrics), 0, resources)
 
 
-def _package(package: Any) -> Package:
+def _package(package: Any, step: str) -> Package:
+    from dlt.common.storages.load_package import PackageStorage
+
     failed = package.jobs.get("failed_jobs") or ()
     return Package(
         load_id=package.load_id,
@@ -68,80 +73,7 @@ def _package(package: Any) -> Package:
             FailedJob(job.job_file_info.job_id(), job.job_file_info.table_name, job.failed_message or "")
             for job in failed
         ),
-    )
-
-
-def _tables(metrics: list[Any]) -> tuple[Table, ...]:
-    totals: dict[str, tuple[int, int]] = {}
-    for one in metrics:
-        for name, table in one.get("table_metrics", {}).items():
-            rows, size = totals.get(name, (0, 0))
-            totals[name] = rows + table.items_count, size + table.file_size
-    return tuple(Table(name, rows, size, name.startswith("_dlt_")) for name, (rows, size) in totals.items())
-
-
-def failure_of(step: str, error: BaseException, exception_traces: Any = None) -> Failure:
-    """A failure described.
-
-    Args:
-        step: The step that reports it; the exception may know better (`sync` inside `run`).
-        error: The live exception: dlt's `PipelineStepFailed`, or what escaped from the step plainly.
-        exception_traces: dlt's own traces of it, for the name of the resource.
-    """
-    from dlt.common.exceptions import TerminalException
-    from dlt.pipeline.exceptions import PipelineStepFailed
-
-    is_wrapped = isinstance(error, PipelineStepFailed)
-    outer: Any = error
-    root = root_cause(error)
-    job = _job_of(error)
-    resource, table = _place_of(error, job, exception_traces)
-    return Failure(
-        step=text_of(outer.step) if is_wrapped else step,
-        error_type=type_name(type(root)),
-        message=text_of(root),
-        terminal=isinstance(error, TerminalException) or isinstance(error.__context__, TerminalException),
-        chain=tuple(describe(one) for one in chain_of(error)),
-        stacktrace=stacktrace(error),
-        resource=resource,
-        table=table,
-        job=job,
-        load_id=outer.load_id if is_wrapped else None,
-        has_pending_data=is_wrapped and bool(outer.has_pending_data),
-        is_package_partially_loaded=is_wrapped and bool(outer.is_package_partially_loaded),
-    )
-
-
-def _job_of(error: BaseException) -> FailedJob | None:
-    """The job that an exception speaks of, as dlt's `WithJobError` does."""
-    from dlt.common.storages.load_package import ParsedLoadJobFileName
-
-    for one in chain_of(error):
-        job_id = getattr(one, "job_id", None)
-        if not isinstance(job_id, str):
-            continue
-        try:
-            table = ParsedLoadJobFileName.parse(job_id).table_name
-        except Exception:  # noqa: BLE001 - job ids of other forms begin with the table, too
-            table = job_id.split(".", 1)[0]
-        return FailedJob(job_id, table, text_of(getattr(one, "failed_message", None) or one))
-    return None
-
-
-def _place_of(
-    error: BaseException, job: FailedJob | None, exception_traces: Any
-) -> tuple[str | None, str | None]:
-    """The resource and the table that an exception speaks of."""
-    resource = None
-    table = None if job is None else job.table
-    for one in chain_of(error):
-        resource = resource or getattr(one, "pipe_name", None)
-        table = table or getattr(one, "table_name", None)
-    for trace in exception_traces or ():
-        resource = resource or trace.get("resource_name")
-    return (
-        None if resource is None else text_of(resource),
-        None if table is None else text_of(table),
+        is_partly_loaded=step == "load" and PackageStorage.is_package_partially_loaded(package),
     )
 
 

@@ -6,46 +6,54 @@ log it, with the stack trace, as its own warning.
 
 from __future__ import annotations
 
+import os
 import sys
-from contextvars import ContextVar
+import threading
 from dataclasses import replace
 from datetime import datetime, timezone
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from dltobs._context import RunContext, current_correlation, current_run
-from dltobs._describe import text_of, type_name
-from dltobs._events import (
-    Failure,
-    RunFinished,
-    RunStarted,
-    StepFinished,
-    StepStarted,
+from dltobs._attempt_context import current_attempt
+from dltobs._context import (
+    RunContext,
+    current_correlation,
+    current_run,
+    current_span_is_sampled,
+    hooked_pipeline,
+    inside_hook,
 )
-from dltobs._runs import OpenRun, OpenStep, comes_from, leave, live_error, outcome_of
-from dltobs._steps import (
-    StepDetail,
-    active_pipeline,
-    detail_of,
-    failure_of,
-    pending_packages_of,
-    reactivate,
-    run_of,
-)
+from dltobs._events import RunFinished, RunStarted, StepStarted
+from dltobs._markers import RunMarkers
+from dltobs._runs import OpenRun, OpenStep, aborted_of, leave, outcome_of, partly_loaded_of, will_retry
+from dltobs._step_reader import StepReader
+from dltobs._steps import active_pipeline, pending_packages_of, reactivate, run_of
+from dltobs._surroundings import remember
+from dltobs._terminated import terminated_run
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping, Sequence
 
     from dlt.common.pipeline import SupportsPipeline
     from dlt.pipeline.trace import PipelineStepTrace, PipelineTrace
 
     from dltobs._dispatch import Dispatcher
+    from dltobs._events import Run
     from dltobs._warnings import Warner
     from dltobs.logs.handlers import RecentLines
 
-T = TypeVar("T")
 
-_inside: ContextVar[bool] = ContextVar("dltobs_inside_hook", default=False)
-"""True while a hook of ours is on: a pipeline that a sink runs is not observed."""
+def _nothing() -> None:
+    """There is nothing to do."""
+
+
+class Callbacks(NamedTuple):
+    """Called on the run's thread: before the first event of a run, and after each hook.
+
+    `before_run` gives `Run.surroundings`, redacted.
+    """
+
+    before_run: Callable[[], Mapping[str, str]] = dict
+    after_hook: Callable[[], None] = _nothing
 
 
 class Tracker:
@@ -55,7 +63,8 @@ class Tracker:
         dispatcher: Takes the events.
         warner: Told of what goes wrong.
         recent_lines: The memory of the run's log lines, if a sink wants them.
-        before_run: Called on the run's thread before its first event.
+        callbacks: What else has to be done around the hooks.
+        schema_change_ignore: Globs of schema changes that nobody is told of.
     """
 
     def __init__(
@@ -63,12 +72,18 @@ class Tracker:
         dispatcher: Dispatcher,
         warner: Warner,
         recent_lines: RecentLines | None = None,
-        before_run: Callable[[], None] | None = None,
+        *,
+        callbacks: Callbacks | None = None,
+        schema_change_ignore: Sequence[str] = (),
     ) -> None:
         self._dispatcher = dispatcher
         self._warner = warner
         self._recent_lines = recent_lines
-        self._before_run = before_run
+        self._callbacks = callbacks or Callbacks()
+        self.markers = RunMarkers(warner)
+        self.busy: set[int] = set()
+        """The threads that are in a hook, by their identifiers."""
+        self._reader = StepReader(warner, schema_change_ignore)
         self._runs: dict[str, OpenRun] = {}
         self._is_closing = False
 
@@ -80,6 +95,7 @@ class Tracker:
         """Have dlt call the hooks."""
         from dlt.pipeline import trace
 
+        self._reader.load_attempts.attach()
         trace.TRACKING_MODULES.append(self)
 
     def detach(self) -> None:
@@ -92,6 +108,13 @@ class Tracker:
         from dlt.pipeline import trace
 
         self._runs = other._runs
+        self._reader.take_over(other._reader)
+        # a hook that is on, in another thread or below a sink that has called configure(), ends here
+        other._dispatcher, other._warner = self._dispatcher, self._warner
+        other._recent_lines = self._recent_lines
+        self.busy = other.busy
+        self.markers = other.markers
+        self.markers.redirect(self._warner)
         trace.TRACKING_MODULES = [self if module is other else module for module in trace.TRACKING_MODULES]
 
     def _detach_when_idle(self) -> None:
@@ -100,14 +123,15 @@ class Tracker:
         if self._is_closing and not self._runs:
             # a new list: another thread may be walking through the old one
             trace.TRACKING_MODULES = [module for module in trace.TRACKING_MODULES if module is not self]
+            self._reader.load_attempts.detach()
 
     def on_start_trace(self, trace: PipelineTrace, step: str, pipeline: SupportsPipeline) -> None:
         """A run begins."""
-        self._guarded(self._start_run, trace, step, pipeline)
+        self._guarded(pipeline, self._start_run, trace, step, pipeline)
 
     def on_start_trace_step(self, trace: PipelineTrace, step: str, pipeline: SupportsPipeline) -> None:
         """A step of it begins."""
-        self._guarded(self._start_step, trace, step, pipeline)
+        self._guarded(pipeline, self._start_step, trace, step, pipeline)
 
     def on_end_trace_step(
         self,
@@ -118,7 +142,7 @@ class Tracker:
         send_state: bool,  # noqa: ARG002, FBT001 - the signature is dlt's
     ) -> None:
         """A step of it ends."""
-        self._guarded(self._end_step, trace, step, pipeline, step_info)
+        self._guarded(pipeline, self._end_step, trace, step, pipeline, step_info)
 
     def on_end_trace(
         self,
@@ -127,12 +151,14 @@ class Tracker:
         send_state: bool,  # noqa: ARG002, FBT001 - the signature is dlt's
     ) -> None:
         """The run ends."""
-        self._guarded(self._end_run, trace, pipeline)
+        self._guarded(pipeline, self._end_run, trace, pipeline)
 
-    def _guarded(self, hook: Callable[..., None], *args: Any) -> None:
-        if _inside.get():
+    def _guarded(self, pipeline: SupportsPipeline, hook: Callable[..., None], *args: Any) -> None:
+        if inside_hook.get():
             return
-        token = _inside.set(True)
+        token, pipeline_token = inside_hook.set(True), hooked_pipeline.set(pipeline)
+        thread = threading.get_ident()
+        self.busy.add(thread)
         active = None
         try:
             active = active_pipeline()
@@ -140,32 +166,80 @@ class Tracker:
         except Exception as error:  # noqa: BLE001 - never into the pipeline
             self._warner.internal_error("tracker", error)
         finally:
-            _inside.reset(token)
-            self._attempt(None, lambda: reactivate(active))
+            hooked_pipeline.reset(pipeline_token)
+            inside_hook.reset(token)
+            self._reader.attempt(None, lambda: reactivate(active))
+            self.busy.discard(thread)
+            self._callbacks.after_hook()
 
     def _start_run(self, trace: PipelineTrace, step: str, pipeline: SupportsPipeline) -> None:
         if self._is_closing:
             return
-        if self._before_run is not None:
-            self._before_run()
-        run = run_of(trace, pipeline)
+        labels: Mapping[str, str] = {}
+        labels = self._reader.attempt(labels, self._callbacks.before_run)
+        run, attempt = replace(run_of(trace, pipeline), surroundings=labels), current_attempt()
+        if attempt is not None:
+            run = replace(run, attempt=attempt.number, retry_id=attempt.retry_id)
+        remember(run.transaction_id, labels)
         token = current_run.set(RunContext(run.pipeline, step, run.transaction_id))
-        state = OpenRun(run, trace.started_at, token, sys.exc_info()[1])
+        state = OpenRun(run, trace.started_at, token, sys.exc_info()[1], attempt)
         self._runs[run.transaction_id] = state
+        self._reader.load_attempts.begin(run.transaction_id)
         if self._recent_lines is not None:
             self._recent_lines.begin(run.transaction_id)
+        folder = getattr(pipeline, "working_dir", None)
+        if folder is not None:
+            self._reader.attempt(None, lambda: self.markers.begin(run, step, state.started_at, folder))
         self._dispatcher.emit(RunStarted(run, step, state.started_at))
+        self._reader.attempt(None, lambda: self._tell_lost(run))
+
+    def _tell_lost(self, run: Run) -> None:
+        for lost in self.markers.lost(run):
+            self._dispatcher.emit(lost)
 
     def _start_step(self, trace: PipelineTrace, step: str, pipeline: SupportsPipeline) -> None:
         state = self._runs.get(trace.transaction_id)
         if state is None:
             return
         started_at = datetime.now(timezone.utc)
-        self._update(state, trace, pipeline)
+        self._update(state, trace, pipeline, step)
+        self._reader.look(state, step, pipeline)
         token = current_run.set(RunContext(state.run.pipeline, step, trace.transaction_id))
         depth = len(state.steps)
         state.steps.append(OpenStep(step, started_at, token))
         self._dispatcher.emit(StepStarted(state.run, step, depth, started_at))
+        self._reader.attempt(None, lambda: self._mark_step(state))
+
+    def _mark_step(self, state: OpenRun) -> None:
+        """Keep what somebody needs who tells of the run in our place: step, trace and span."""
+        step, current = state.steps[-1], current_correlation()
+        if current is not None:
+            step.trace_id, step.span_id = current.trace_id, current.span_id
+        sampled = current_span_is_sampled()
+        self.markers.step(state.run, step.name, step.trace_id, step.span_id, sampled=sampled)
+
+    @property
+    def is_observing(self) -> bool:
+        """Whether a run has begun and not ended."""
+        return bool(self._runs)
+
+    def forget_markers(self) -> None:
+        """The runs of this process have been reported, or their own threads are about to."""
+        self.markers.end_all()
+
+    def interrupt(self, signal_name: str) -> list[RunFinished]:
+        """Take the runs of this process that are on away from their hooks: a signal ends them.
+
+        Called by a thread of ours; what their own threads still tell of them is not heard.
+        """
+        ended = []
+        for transaction_id in list(self._runs):
+            state = self._runs.pop(transaction_id, None)
+            if state is None or state.process != os.getpid():
+                continue
+            lines = () if self._recent_lines is None else self._recent_lines.take(transaction_id)
+            ended.append(terminated_run(state, signal_name, lines))
+        return ended
 
     def _end_step(
         self,
@@ -180,87 +254,58 @@ class Tracker:
         step = state.steps.pop()
         try:
             self._update(state, trace, pipeline)
-            finished = self._step_finished(state, step, step_trace, step_info)
+            finished = self._reader.read(state, step, step_trace, pipeline, step_info)
             state.finished.append(finished)
             self._dispatcher.emit(finished)
         finally:
             leave(step.token)
 
-    def _step_finished(
-        self, state: OpenRun, step: OpenStep, step_trace: PipelineStepTrace, step_info: Any
-    ) -> StepFinished:
-        correlation = current_correlation()
-        detail = self._attempt(StepDetail(), lambda: detail_of(step.name, step_info))
-        error = live_error(state, step_trace)
-        failure = self._failure(state, step.name, error, step_trace)
-        finished = StepFinished(
-            run=state.run,
-            step=step.name,
-            depth=len(state.steps),
-            started_at=step.started_at,
-            finished_at=max(step_trace.finished_at or datetime.now(timezone.utc), step.started_at),
-            failure=failure,
-            packages=detail.packages,
-            tables=detail.tables,
-            rows=detail.rows,
-            bytes=detail.bytes,
-            jobs=detail.jobs,
-            trace_id=(correlation and correlation.trace_id) or state.run.transaction_id,
-            span_id=correlation and correlation.span_id,
-        )
-        if failure is not None and (state.failed is None or failure is not state.failed.failure):
-            state.failed = finished
-        return finished
-
-    def _failure(
-        self, state: OpenRun, step: str, error: BaseException | None, step_trace: PipelineStepTrace
-    ) -> Failure | None:
-        """The failure of a step; that of the inner step from which it came, where there is one.
-
-        Inner steps end first, so the first one that an exception passes is the deepest.
-        """
-        if error is None:
-            return None
-        if state.failed is not None and comes_from(error, state.error):
-            return state.failed.failure
-        state.error = error
-        unknown = Failure(step, type_name(type(error)), text_of(error), False, (), "")  # noqa: FBT003
-        return self._attempt(unknown, lambda: failure_of(step, error, step_trace.exception_traces))
-
-    def _update(self, state: OpenRun, trace: PipelineTrace, pipeline: SupportsPipeline) -> None:
+    def _update(
+        self, state: OpenRun, trace: PipelineTrace, pipeline: SupportsPipeline, step: str | None = None
+    ) -> None:
         """Look at the identity again: destination and dataset may have been given to a step."""
-        # but whether it is the first run is known at its start only: a load that succeeds ends that
-        first = state.run.first_run
-        state.run = self._attempt(state.run, lambda: replace(run_of(trace, pipeline), first_run=first))
+        # whether it is the first run is known before the first load only, which ends that if it succeeds; but
+        # dlt finds out between the beginning of the run and extract, if the working directory was empty
+        known = state.run
 
-    def _attempt(self, default: T, read: Callable[[], T]) -> T:
-        """What `read` gives; if dlt has changed what it reads, one warning and the default."""
-        try:
-            return read()
-        except Exception as error:  # noqa: BLE001 - an event with a part missing is better than none
-            self._warner.internal_error("tracker", error)
-            return default
+        def read() -> Run:
+            run = run_of(trace, pipeline)
+            return replace(
+                run,
+                first_run=known.first_run and (run.first_run or step != "extract"),
+                attempt=known.attempt,
+                retry_id=known.retry_id,
+                surroundings=known.surroundings,
+            )
+
+        state.run = self._reader.attempt(state.run, read)
 
     def _end_run(self, trace: PipelineTrace, pipeline: SupportsPipeline) -> None:
+        self._reader.load_attempts.end(trace.transaction_id)
         state = self._runs.pop(trace.transaction_id, None)
         if state is None:
             return
+        is_told = False
         try:
             lines = () if self._recent_lines is None else self._recent_lines.take(trace.transaction_id)
-            self._dispatcher.emit(
-                RunFinished(
-                    run=state.run,
-                    outcome=outcome_of(state),
-                    started_at=state.started_at,
-                    finished_at=trace.finished_at or datetime.now(timezone.utc),
-                    steps=tuple(state.finished),
-                    failed_step=state.failed,
-                    pending_packages=self._attempt((), lambda: pending_packages_of(pipeline))
-                    if state.failed
-                    else (),
-                    log_lines=lines,
-                )
+            outcome = outcome_of(state)
+            event = RunFinished(
+                run=state.run,
+                outcome=outcome,
+                started_at=state.started_at,
+                finished_at=trace.finished_at or datetime.now(timezone.utc),
+                steps=tuple(state.finished),
+                failed_step=state.failed,
+                pending_packages=self._reader.attempt((), lambda: pending_packages_of(pipeline)),
+                log_lines=lines,
+                partly_loaded_packages=partly_loaded_of(state),
+                aborted_packages=aborted_of(state),
+                will_retry=outcome == "failed" and self._reader.attempt(False, lambda: will_retry(state)),  # noqa: FBT003 - the default
             )
+            is_told = True
+            self._dispatcher.emit(event)
         finally:
+            if is_told:  # else an interrupt came in between, and the next run tells of this one
+                self.markers.end(trace.transaction_id)
             leave(state.token)
             self._detach_when_idle()

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-from collections.abc import Mapping, Sequence, ValuesView
-from collections.abc import Set as AbstractSet
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from dltobs._glance import CONTAINERS
 from dltobs._patterns import MARKER, WITHHELD
 
 if TYPE_CHECKING:
@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from dltobs._names import KeyNames
 
 _MAX_DEPTH = 32
-_CONTAINERS = (Mapping, Sequence, AbstractSet, ValuesView)
 _TEXT_KEYS = (str, bytes, tuple, frozenset)
 
 
@@ -26,11 +25,15 @@ class Walk:
     Args:
         text: Gives the replacement of a text; the same object where there is nothing to replace.
         keys: Names under which a value is withheld, whatever it is.
+        is_clean: Whether a container is known to need no replacement; False is no more than a doubt.
     """
 
-    def __init__(self, text: Callable[[str], str], keys: KeyNames) -> None:
+    def __init__(
+        self, text: Callable[[str], str], keys: KeyNames, is_clean: Callable[[Any], bool] = lambda _: False
+    ) -> None:
         self._text = text
         self._keys = keys
+        self._is_clean = is_clean
         # by identity; the values are kept so that no identity is used twice
         self._seen: dict[tuple[int, str | None], tuple[Any, Any]] = {}
 
@@ -43,7 +46,7 @@ class Walk:
             return MARKER if name is not None and self._keys.covers(name, value) else value
         if issubclass(kind, (bytes, bytearray, memoryview)):
             return self._bytes(value, name)
-        if not issubclass(kind, _CONTAINERS) and not dataclasses.is_dataclass(kind):
+        if not issubclass(kind, CONTAINERS) and not dataclasses.is_dataclass(kind):
             return value if name is None else MARKER
         if depth > _MAX_DEPTH:
             return WITHHELD
@@ -54,6 +57,8 @@ class Walk:
         return self._seen[key][1]
 
     def _container(self, value: Any, depth: int, name: str | None) -> Any:
+        if name is None and self._is_clean(value):
+            return value
         try:
             parts = _parts(value)
         except Exception:  # noqa: BLE001 - an object of the user's own cannot be read
@@ -73,7 +78,7 @@ class Walk:
         return value if clean is text else type(data)(clean.encode("utf-8", "surrogateescape"))
 
     def _named(self, key: Any, item: Any, depth: int, name: str | None) -> Any:
-        if name is None and isinstance(key, str) and self._keys.covers(key, ""):
+        if name is None and isinstance(key, str) and self._keys.covers_texts(key):
             name = key
         return self.walk(item, depth, name)
 

@@ -2,11 +2,12 @@
 
 ```
 DltobsError
-└── ConfigurationError (also a ValueError)
+├── ConfigurationError (also a ValueError)
+└── SaveError
 ```
 
-Only `configure()` raises. Once it has returned, what goes wrong inside dltobs is one warning on the
-logger `dltobs`, never an exception in the pipeline.
+Only `configure()` raises, and `save()`, which is called for its own sake. Once `configure()` has returned,
+what goes wrong inside dltobs is one warning on the logger `dltobs`, never an exception in the pipeline.
 """
 
 from __future__ import annotations
@@ -14,6 +15,10 @@ from __future__ import annotations
 
 class DltobsError(Exception):
     """Base class of every exception that dltobs raises."""
+
+
+class SaveError(DltobsError):
+    """`save()` could not write, or there is nothing to write. The message holds no secret."""
 
 
 class ConfigurationError(DltobsError, ValueError):

@@ -136,6 +136,10 @@ class LoggerHook:
             elif self._last_call[2] == "JSON":
                 self._give_json_back(self._original, self._last_call)
 
+    def forget_lock(self) -> None:
+        """In a forked child: what holds the lock may be a thread of the parent."""
+        self._lock = threading.RLock()
+
     def _create(self, original: CreateLogger, call: Call) -> logging.Logger:
         logger_name, level, fmt, component, version = call
         self._last_call = call

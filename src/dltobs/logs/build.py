@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from dltobs._redaction import Redactor
     from dltobs._settings import Settings
     from dltobs._warnings import Warner
+    from dltobs.logs.forward import Outlet
     from dltobs.logs.handlers import ConsoleHandler, FileHandler, RecentLines
-    from dltobs.logs.loguru import InterceptHandler
 
 JSON = "JSON"
 """dlt's word for JSON lines in `RUNTIME__LOG_FORMAT`."""
@@ -87,10 +87,16 @@ def file_handler(settings: Settings, redactor: Redactor, warner: Warner) -> File
     return handler
 
 
-def loguru_handler(settings: Settings, redactor: Redactor, warner: Warner) -> InterceptHandler | None:
-    """The handler that hands records to loguru."""
+def loguru_handler(
+    settings: Settings, redactor: Redactor, warner: Warner, outlet: Outlet | None = None
+) -> logging.Handler | None:
+    """The handler that hands records to loguru: that of this process, or through an outlet the parent's."""
     if not settings.loguru:
         return None
+    if outlet is not None:
+        from dltobs.logs.forward import ForwardingHandler
+
+        return ForwardingHandler(outlet, redactor=redactor, warner=warner)
     from dltobs.logs.loguru import InterceptHandler
 
     return InterceptHandler(redactor=redactor, warner=warner)

@@ -39,9 +39,14 @@ def is_dlts_own(handler: logging.Handler) -> bool:
     """Whether dlt made this handler: a plain one on stderr that bears a formatter of dlt's."""
     return (
         type(handler) is logging.StreamHandler
-        and type(handler.formatter).__module__ in _MODULES
+        and is_formatter_of_dlt(handler.formatter)
         and _is_stderr(handler.stream)
     )
+
+
+def is_formatter_of_dlt(formatter: logging.Formatter | None) -> bool:
+    """Whether it is one of the formatters that dlt assigns to handlers."""
+    return type(formatter).__module__ in _MODULES
 
 
 def _is_stderr(stream: Any) -> bool:

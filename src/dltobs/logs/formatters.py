@@ -13,6 +13,7 @@ from dltobs import _state
 from dltobs._describe import text_of, type_name
 from dltobs._patterns import WITHHELD
 from dltobs._state import current_redactor
+from dltobs._surroundings import labels_of
 from dltobs.logs.plain import dumps
 from dltobs.logs.records import (
     CORRELATION_ATTRIBUTE,
@@ -73,7 +74,8 @@ class JsonFormatter(OrjsonFormatter):
     `pipeline`, `step`, `transaction_id`, `trace_id`, `span_id`, `process`, `thread`, `file`, `line`,
     `function`, `exception` (`type`, `message`, `stacktrace`), `stack` (of `stack_info=True`), and the fields
     of `extra` beside them (one that bears the name of a key above is written as `extra.<name>`). The keys of
-    a message that is a dict are fields likewise. What is not known is left out.
+    a message that is a dict are fields likewise. What is not known is left out. After the ids come the names
+    of what the run happens in (`prefect.flow.name`).
 
     A line without secrets is put together from parts that were rendered before. Values that may hold a
     secret are redacted one by one; levels, ids and numbers never are.
@@ -212,7 +214,9 @@ class JsonFormatter(OrjsonFormatter):
         if ids is None:
             if len(self._ids) >= _CACHE_SIZE:
                 self._ids.clear()
-            ids = _Ids(marks, count_of_attributes(marks), _members(_known(**correlation._asdict())))
+            labels = labels_of(correlation.transaction_id)
+            members = _members({**_known(**correlation._asdict()), **labels})
+            ids = _Ids(marks, count_of_attributes(marks), members)
             self._ids[key] = ids
         if marks is not None:
             self._last_ids = ids

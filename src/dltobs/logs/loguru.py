@@ -11,6 +11,7 @@ from loguru import logger
 from dltobs._describe import text_of
 from dltobs._patterns import WITHHELD
 from dltobs._state import current_redactor
+from dltobs._surroundings import labels_of
 from dltobs.logs.handlers import SafeHandler
 from dltobs.logs.records import correlation_of, exc_info_of, extra_of, redacted_copy
 
@@ -49,25 +50,35 @@ class InterceptHandler(SafeHandler):
 
     def _emit(self, record: logging.LogRecord) -> None:
         redactor = self._redactor or current_redactor()
-        clean = redacted_copy(record, redactor)
-        try:
-            level: str | int = logger.level(record.levelname).name
-        except ValueError:
-            level = record.levelno
-        message = str(clean.msg)
-        for text in (clean.exc_text, clean.stack_info):
-            if text:
-                message = f"{message}\n{text}"
-        bound = logger.bind(**_fields_of(clean)).patch(lambda target: _copy_origin(clean, target))
-        bound.opt(exception=_stand_in(record, redactor)).log(level, "{}", message)
+        log(redacted_copy(record, redactor), stand_in_for(record, redactor))
+
+
+def log(clean: logging.LogRecord, stand_in: Any) -> None:
+    """Hand a record to loguru that `redacted_copy` has made, of this process or of a worker.
+
+    Args:
+        clean: The record.
+        stand_in: What `stand_in_for` gave for the original.
+    """
+    try:
+        level: str | int = logger.level(clean.levelname).name
+    except ValueError:
+        level = clean.levelno
+    message = str(clean.msg)
+    for text in (clean.exc_text, clean.stack_info):
+        if text:
+            message = f"{message}\n{text}"
+    bound = logger.bind(**_fields_of(clean)).patch(lambda target: _copy_origin(clean, target))
+    bound.opt(exception=stand_in).log(level, "{}", message)
 
 
 def _fields_of(record: logging.LogRecord) -> dict[str, Any]:
     """The extra fields and the ids; a field that bears the name of an id becomes `extra.<name>`."""
     correlation = correlation_of(record)
     ids = {} if correlation is None else {k: v for k, v in correlation._asdict().items() if v is not None}
+    labels = {} if correlation is None else labels_of(correlation.transaction_id)
     extra = extra_of(record).items()
-    return {**{f"extra.{name}" if name in ids else name: value for name, value in extra}, **ids}
+    return {**labels, **{f"extra.{name}" if name in ids else name: value for name, value in extra}, **ids}
 
 
 def _copy_origin(record: logging.LogRecord, target: Any) -> None:
@@ -83,7 +94,7 @@ def _copy_origin(record: logging.LogRecord, target: Any) -> None:
     target["time"] = type(target["time"]).fromtimestamp(record.created, target["time"].tzinfo)
 
 
-def _stand_in(record: logging.LogRecord, redactor: Redactor) -> Any:
+def stand_in_for(record: logging.LogRecord, redactor: Redactor) -> Any:
     """An exception of the same type name that holds nothing but its own text, redacted."""
     info = exc_info_of(record)
     if info is None:

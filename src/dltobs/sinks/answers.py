@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import gzip
 import logging
+import os
 import threading
+import zlib
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import requests
@@ -15,21 +18,55 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 _HTTP_OK = range(200, 300)
+_HTTP_LATER = frozenset({408, 429})
+_GRPC_LATER = frozenset(
+    {
+        "CANCELLED", "UNKNOWN", "DEADLINE_EXCEEDED", "RESOURCE_EXHAUSTED", "ABORTED", "OUT_OF_RANGE",
+        "INTERNAL", "UNAVAILABLE", "DATA_LOSS",
+    }
+)  # fmt: skip
+"""Those that OpenTelemetry's protocol calls retryable, and the two that stand for HTTP 500."""
 
 
 class Answer(NamedTuple):
-    """How a back end answered the last request: what went wrong, and how many items it refused."""
+    """How a back end answered the last request: what went wrong, and how many items it refused.
+
+    `is_refusal` says that the same request would be refused again.
+    """
 
     error: str | None = None
     rejected: int = 0
+    is_refusal: bool = False
+
+
+class NotTakenError(Exception):
+    """Ends the attempts of an exporter, which takes it for no failure of the network."""
 
 
 class Ear:
-    """Keeps the last answer, and what the exporter complained of."""
+    """Keeps the last answer, and what the exporter complained of.
+
+    Attributes:
+        payload: A serialized request that is sent, once, in the place of the one that the exporter makes.
+        was_sent: Whether that has been done, and answered well.
+    """
 
     def __init__(self) -> None:
         self.answer = Answer()
         self.complaints: list[logging.LogRecord] = []
+        self.payload: bytes | None = None
+        self.was_sent = False
+
+    def answered(self, answer: Answer) -> None:
+        """Take the answer to a request.
+
+        Raises:
+            NotTakenError: The request was that of `payload`, and has failed.
+        """
+        self.answer = answer
+        self.was_sent = answer.error is None or bool(answer.rejected)
+        if self.payload is not None and not self.was_sent:
+            raise NotTakenError
 
     def hear(self, record: logging.LogRecord) -> None:
         """Take a log record of the exporter. The one for gRPC names the status code in it."""
@@ -37,7 +74,7 @@ class Ear:
         arguments: tuple[Any, ...] = record.args if isinstance(record.args, tuple) else ()
         for argument in arguments:
             if type(argument).__name__ == "StatusCode":
-                self.answer = Answer(f"gRPC {argument.name}")
+                self.answer = _grpc_failure(argument.name)
 
 
 class ListeningSession(requests.Session):
@@ -49,23 +86,40 @@ class ListeningSession(requests.Session):
 
     def request(self, *args: Any, **kwargs: Any) -> requests.Response:
         """Send, and listen."""
+        if self.verify is not True:
+            # else REQUESTS_CA_BUNDLE, where it is set, would win against OpenTelemetry's own variable
+            kwargs.setdefault("verify", self.verify)
+        if self.ear.payload is not None:
+            headers = {**self.headers, **(kwargs.get("headers") or {})}
+            kwargs["data"] = _compressed(self.ear.payload, headers)
         try:
             response = super().request(*args, **kwargs)
         except Exception as error:
-            self.ear.answer = Answer(reason_of(error))
+            self.ear.answered(Answer(reason_of(error)))
             raise
-        self.ear.answer = _answer(response)
+        self.ear.answered(_answer(response))
         return response
 
 
+def _compressed(payload: bytes, headers: dict[str, Any]) -> bytes:
+    encodings = {str(value).lower() for name, value in headers.items() if name.lower() == "content-encoding"}
+    if "gzip" in encodings:
+        return gzip.compress(payload)
+    return zlib.compress(payload) if "deflate" in encodings else payload
+
+
 def _answer(response: requests.Response) -> Answer:
-    if response.status_code not in _HTTP_OK:
-        return Answer(f"HTTP {response.status_code} {response.reason or ''}".strip())
+    status = response.status_code
+    if status not in _HTTP_OK:
+        # a redirect is not followed, so it is one for ever
+        is_refusal = 300 <= status < 500 and status not in _HTTP_LATER  # noqa: PLR2004 - the classes of HTTP
+        return Answer(f"HTTP {status} {response.reason or ''}".strip(), is_refusal=is_refusal)
     if response.headers.get("content-type") != "application/x-protobuf" or not response.content:
         return Answer()
     from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceResponse
 
     try:
+        # that for metrics has other names for the same fields
         partial = ExportTraceServiceResponse.FromString(response.content).partial_success
     except Exception:  # noqa: BLE001 - the collector took the spans; its thanks need not be well-formed
         return Answer()
@@ -91,25 +145,87 @@ _FILTER = _ToEar()
 _EXPORTER_LOGGERS = (
     "opentelemetry.exporter.otlp.proto.http._common",
     "opentelemetry.exporter.otlp.proto.http.trace_exporter",
+    "opentelemetry.exporter.otlp.proto.http.metric_exporter",
     "opentelemetry.exporter.otlp.common.http",
     "opentelemetry.exporter.otlp.proto.grpc.exporter",
     "opentelemetry.util.re",
 )
+_lock = threading.Lock()
+_listeners = 0
 
 
 @contextlib.contextmanager
 def listening(ear: Ear) -> Iterator[None]:
     """Have an ear hear what exporters log in this thread, instead of the log."""
-    for name in _EXPORTER_LOGGERS:
-        logging.getLogger(name).addFilter(_FILTER)
+    _count_listeners(1)
     before, _current.ear = getattr(_current, "ear", None), ear
     try:
         yield
     finally:
         _current.ear = before
+        _count_listeners(-1)
 
 
-def stop_listening() -> None:
-    """Take the filters off the exporters' loggers."""
-    for name in _EXPORTER_LOGGERS:
-        logging.getLogger(name).removeFilter(_FILTER)
+def _count_listeners(change: int) -> None:
+    """Keep the filters on the exporters' loggers as long as any thread listens."""
+    global _listeners  # noqa: PLW0603 - loggers are of the process
+    with _lock:
+        _listeners += change
+        for name in _EXPORTER_LOGGERS:
+            if _listeners:
+                logging.getLogger(name).addFilter(_FILTER)
+            else:
+                logging.getLogger(name).removeFilter(_FILTER)
+
+
+def _forget() -> None:
+    """In a forked child: the threads that listened, and may have held the lock, are the parent's."""
+    global _lock, _listeners
+    _lock, _listeners = threading.Lock(), 0
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget)
+
+
+class HearsGrpc:
+    """Mixed into an exporter for gRPC: the answer is heard, which the exporter ignores or logs once a while.
+
+    The stub is wrapped whenever the exporter assigns it, as it does anew after a lost connection.
+    """
+
+    ear: Ear
+
+    @property
+    def _client(self) -> Any:
+        return self.__dict__["_client"]
+
+    @_client.setter
+    def _client(self, stub: Any) -> None:
+        self.__dict__["_client"] = _ListeningStub(stub, self.ear)
+
+
+class _ListeningStub:
+    def __init__(self, stub: Any, ear: Ear) -> None:
+        self._stub = stub
+        self._ear = ear
+
+    def Export(self, *args: Any, **kwargs: Any) -> Any:  # noqa: N802 - the name is gRPC's
+        if self._ear.payload is not None:
+            kwargs["request"] = type(kwargs["request"]).FromString(self._ear.payload)
+        try:
+            response = self._stub.Export(*args, **kwargs)
+        except Exception as error:
+            code = getattr(error, "code", None)
+            failure = _grpc_failure(code().name) if callable(code) else Answer(reason_of(error))
+            self._ear.answered(failure)
+            raise
+        partial = response.partial_success
+        rejected = getattr(partial, "rejected_spans", 0) or getattr(partial, "rejected_data_points", 0)
+        # after a retry the answer to the first attempt is void
+        self._ear.answered(Answer(partial.error_message or None, rejected) if rejected else Answer())
+        return response
+
+
+def _grpc_failure(code: str) -> Answer:
+    return Answer(f"gRPC {code}", is_refusal=code not in _GRPC_LATER)

@@ -1,16 +1,25 @@
-"""Counts what a back end took and what was lost, and says so once."""
+"""Counts what a back end took, what is kept for later and what was lost, and says so once.
+
+What sends to a back end calls `submitted()` for what it is given, then, when the end is known, one of
+`delivered()`, `dropped()`, and where `keep()` has put it into the spool, `kept()`. It sets `route`, so that
+a later run can send what is there, and calls `abandon()` when it is closed.
+"""
 
 from __future__ import annotations
 
 import threading
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from dltobs._spool import Spool
     from dltobs._warnings import Warner
 
 
 _REASON_LENGTH = 120
+_SINGULAR = {"entries": "entry"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,12 +29,47 @@ class BackendStatus:
     Attributes:
         delivered: Items (spans, events) that the back end acknowledged.
         dropped: Items that are lost.
-        last_error: Why the last ones were lost, without secrets; None if nothing was.
+        last_error: Why the last ones were lost or kept, without secrets; None if none were.
+        spooled: Items that were put into the spool, to be sent by a later run.
     """
 
     delivered: int = 0
     dropped: int = 0
     last_error: str | None = None
+    spooled: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """How a back end answered to a delivery from the spool.
+
+    Attributes:
+        is_taken: It was acknowledged.
+        is_refused: It will never be taken; neither: it may be tried again.
+        rejected: Items in what was taken that the back end did not want.
+        reason: What went wrong.
+    """
+
+    is_taken: bool = False
+    is_refused: bool = False
+    rejected: int = 0
+    reason: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """How a back end is reached for what goes through the spool.
+
+    Attributes:
+        target: Its address, from which the spool makes a fingerprint.
+        rescue: Keeps what has no answer yet, when the set-up ends; gives the number of items that were kept.
+        resend: Sends a delivery that was kept, once, with the settings of today. It must not be called by two
+            threads at once.
+    """
+
+    target: str
+    rescue: Callable[[], int]
+    resend: Callable[[bytes], Verdict]
 
 
 class Delivery:
@@ -34,11 +78,17 @@ class Delivery:
     Args:
         name: `otlp`, `sentry`, ….
         items: What is counted, in the plural, for the warning.
-        warner: Says what was lost, once for each reason.
+        warner: Says what was lost or kept, once for each reason.
+        spool: Where it is kept; None: nowhere.
+
+    Attributes:
+        route: How the spool reaches the back end; set by what sends, if it can.
     """
 
-    def __init__(self, name: str, items: str, warner: Warner) -> None:
+    def __init__(self, name: str, items: str, warner: Warner, spool: Spool | None = None) -> None:
         self.name = name
+        self.route: Route | None = None
+        self._spool = spool
         self._items = items
         self._warner = warner
         self._lock = threading.Lock()
@@ -55,7 +105,8 @@ class Delivery:
     @property
     def pending(self) -> int:
         """Items submitted whose end is not known yet."""
-        return self._submitted - self._status.delivered - self._status.dropped
+        status = self._status
+        return self._submitted - status.delivered - status.dropped - status.spooled
 
     @property
     def is_abandoned(self) -> bool:
@@ -63,9 +114,9 @@ class Delivery:
         return self._abandoned
 
     def everything_delivered(self) -> bool:
-        """Whether nothing is pending, and nothing was lost since this was asked before."""
+        """Whether nothing is pending, and nothing was lost or kept since this was asked before."""
         with self._lock:
-            before, self._told = self._told, self._status.dropped
+            before, self._told = self._told, self._status.dropped + self._status.spooled
             return self.pending == 0 and self._told == before
 
     def submitted(self, count: int) -> None:
@@ -77,8 +128,7 @@ class Delivery:
         """The back end has acknowledged `count` items."""
         with self._lock:
             if not self._abandoned:
-                old = self._status
-                self._status = BackendStatus(old.delivered + count, old.dropped, old.last_error)
+                self._status = replace(self._status, delivered=self._status.delivered + count)
 
     def dropped(self, count: int, reason: str) -> None:
         """`count` items are lost. `reason` must be the same text for the same trouble."""
@@ -89,16 +139,63 @@ class Delivery:
             self._drop(count, reason)
         self._warn(count, reason)
 
+    def keep(self, payload: bytes, items: int, entry_id: str | None = None) -> bool:
+        """Put a delivery of this back end into the spool; False where it is not there or cannot be written.
+
+        The items are counted by `kept()`, or by `abandon()` where the route rescues them.
+        """
+        if self._spool is None or self.route is None:
+            return False
+        return self._spool.keep(self.name, self.route.target, payload, items=items, entry_id=entry_id)
+
+    def discard(self, entry_id: str) -> None:
+        """Take a delivery out of the spool that has been acknowledged after all."""
+        if self._spool is not None:
+            self._spool.discard(self.name, entry_id)
+
+    def kept(self, count: int, reason: str) -> None:
+        """`count` items are in the spool. `reason` must be the same text for the same trouble."""
+        reason = self._warner.clean(reason)
+        with self._lock:
+            if self._abandoned:
+                return
+            self._keep(count, reason)
+        self._warn_of_kept(count, reason)
+
+    def lost_from_spool(self, count: int, reason: str) -> None:
+        """`count` items, perhaps of an earlier run, are lost that were in the spool."""
+        reason = self._warner.clean(reason)
+        with self._lock:
+            self._submitted += count
+            self._drop(count, reason)
+        self._warn(count, reason)
+
     def abandon(self, reason: str) -> None:
-        """What is still pending will not be sent any more; a late answer changes nothing."""
+        """What is still pending will not be sent by this run any more; a late answer changes nothing."""
         reason = self._warner.clean(reason)
         with self._lock:
             if self._abandoned:
                 return
             self._abandoned = True
             count = self.pending
-            self._drop(count, reason)
-        self._warn(count, reason)
+        kept = min(self._rescued(), count) if count else 0
+        with self._lock:
+            self._keep(kept, reason)
+            self._drop(count - kept, reason)
+        self._warn_of_kept(kept, reason)
+        self._warn(count - kept, reason)
+
+    def absorb(self, delivered: int, dropped: int, spooled: int, last_error: str | None) -> None:
+        """Add the counts of another process, which has warned of its losses itself."""
+        with self._lock:
+            old = self._status
+            self._submitted += delivered + dropped + spooled
+            self._status = BackendStatus(
+                old.delivered + delivered,
+                old.dropped + dropped,
+                last_error or old.last_error,
+                old.spooled + spooled,
+            )
 
     def forget(self) -> None:
         """Begin anew, in a forked child: what is under way is the parent's."""
@@ -106,19 +203,41 @@ class Delivery:
         self._status = BackendStatus()
         self._submitted = self._told = 0
 
+    def _rescued(self) -> int:
+        if self._spool is None or self.route is None:
+            return 0
+        try:
+            return self.route.rescue()
+        except Exception as error:  # noqa: BLE001 - it is lost then, and counted
+            self._warner.internal_error("spool", error)
+            return 0
+
     def _drop(self, count: int, reason: str) -> None:
         if count > 0:
-            old = self._status
-            self._status = BackendStatus(old.delivered, old.dropped + count, reason)
+            self._status = replace(self._status, dropped=self._status.dropped + count, last_error=reason)
+
+    def _keep(self, count: int, reason: str) -> None:
+        if count > 0:
+            self._status = replace(self._status, spooled=self._status.spooled + count, last_error=reason)
 
     def _warn(self, count: int, reason: str) -> None:
         if count > 0:
-            items = self._items if count != 1 else self._items[:-1]
             self._warner.warn(
                 self.name,
-                f"{self.name}: {count} {items} could not be delivered: {reason}",
+                f"{self.name}: {self._counted(count)} could not be delivered: {reason}",
                 reason=reason,
             )
+
+    def _warn_of_kept(self, count: int, reason: str) -> None:
+        if count > 0:
+            self._warner.warn(
+                self.name,
+                f"{self.name}: {self._counted(count)} kept in the spool ({reason})",
+                reason=f"kept: {reason}",
+            )
+
+    def _counted(self, count: int) -> str:
+        return f"{count} {_SINGULAR.get(self._items, self._items[:-1]) if count == 1 else self._items}"
 
 
 def reason_of(error: BaseException) -> str:
@@ -139,6 +258,9 @@ def reason_of(error: BaseException) -> str:
         if following is None:
             break
         innermost = following
+    certificate_problem = getattr(innermost, "verify_message", None)
+    if certificate_problem:
+        return f"certificate not trusted: {certificate_problem}"
     if isinstance(innermost, OSError) and innermost.strerror:
         return innermost.strerror.lower()
     if "timeout" in type(error).__name__.lower() or isinstance(innermost, TimeoutError):

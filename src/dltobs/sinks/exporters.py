@@ -1,41 +1,26 @@
-"""A span exporter that redacts what it sends and knows what became of it."""
+"""A span exporter that redacts what it sends."""
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from opentelemetry.attributes import BoundedAttributes
-from opentelemetry.sdk.resources import Resource
-from opentelemetry.sdk.trace import Event, ReadableSpan, SpanLimits
+from opentelemetry.sdk.trace import SpanLimits
 from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
-from opentelemetry.sdk.util import BoundedList
-from opentelemetry.trace import Link
-from opentelemetry.trace.status import Status
 
-from dltobs._patterns import WITHHELD
-from dltobs.sinks.answers import Answer, Ear, listening
-from dltobs.sinks.delivery import reason_of
+from dltobs._spool_files import id_of
+from dltobs.sinks.clean import Withholding, clean_resource, clean_scope, clean_span, texts_in
+from dltobs.sinks.counted import Counted
+from dltobs.sinks.undelivered import Stored, Undelivered
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
+
+    from opentelemetry.sdk.resources import Resource
+    from opentelemetry.sdk.trace import ReadableSpan
 
     from dltobs._redaction import Redactor
+    from dltobs.sinks.answers import Ear
     from dltobs.sinks.delivery import Delivery
-
-SCOPE = "dltobs"
-"""The instrumentation scope of our own spans, which were made of redacted events."""
-
-_IDENTITIES = frozenset(
-    {
-        "dlt.pipeline.name", "dlt.transaction_id", "dlt.step", "dlt.load_id", "dlt.destination.name",
-        "dlt.destination.type", "dlt.dataset.name", "dlt.outcome", "error.type", "exception.type",
-        "service.name", "deployment.environment.name", "telemetry.sdk.name", "telemetry.sdk.language",
-        "telemetry.sdk.version", "telemetry.distro.name", "telemetry.distro.version",
-    }
-)  # fmt: skip
-"""Attributes of our spans and of the resource that are names and ids of ours."""
 
 
 class RedactingExporter(SpanExporter):
@@ -57,58 +42,69 @@ class RedactingExporter(SpanExporter):
         limits = SpanLimits()
         lengths = frozenset(filter(None, (limits.max_attribute_length, limits.max_span_attribute_length)))
         self._redactor: Any = _CutAware(redactor, lengths) if lengths else redactor
-        self._delivery = delivery
+        self._may_glance = not lengths
         self._resource = resource
-        self._ear = ear
-        self._closed = threading.Event()
+        self._delivery = delivery
+        self.undelivered = Undelivered(self._store, delivery.discard)
+        self._counted = Counted(delivery, ear, self.undelivered)
 
     def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
         """Send the spans, redacted. A span that cannot be redacted goes without its texts."""
-        if self._closed.is_set():
-            return SpanExportResult.FAILURE  # they have been counted
-        self._ear.answer = Answer()
-        try:
-            with listening(self._ear):
-                result = self._exporter.export(self._clean(spans))
-        except Exception as error:  # noqa: BLE001 - the batch processor would log it with its stack trace
-            return self._failed(len(spans), reason_of(error))
-        answer = self._ear.answer
-        if result is not SpanExportResult.SUCCESS or (answer.error and not answer.rejected):
-            # the HTTP exporter takes a redirect, which it does not follow, for success
-            return self._failed(len(spans), answer.error or "export failed")
-        self._delivery.delivered(len(spans) - answer.rejected)
-        self._delivery.dropped(answer.rejected, answer.error or "rejected")
-        return result
 
-    def _failed(self, count: int, reason: str) -> SpanExportResult:
-        self._delivery.dropped(count, reason)
-        return SpanExportResult.FAILURE
+        def send() -> bool:
+            return self._exporter.export(self._clean(spans)) is SpanExportResult.SUCCESS
+
+        is_taken = not self._counted.is_closed and self._counted.send(len(spans), spans, send)
+        return SpanExportResult.SUCCESS if is_taken else SpanExportResult.FAILURE
+
+    def _store(self, spans: Sequence[ReadableSpan]) -> Stored | None:
+        """Keep the request that would have been sent; redacted anew, as more secrets may be known by now."""
+        if self._delivery.route is None:
+            return None
+        from opentelemetry.exporter.otlp.proto.common.trace_encoder import encode_spans
+
+        payload = encode_spans(self._clean(spans)).SerializeToString()
+        known = [f"{span.context.trace_id:x}{span.context.span_id:x}" for span in spans if span.context]
+        entry_id = id_of(",".join(known))
+        is_kept = self._delivery.keep(payload, len(spans), entry_id)
+        return Stored(len(spans), entry_id) if is_kept else None
 
     def shutdown(self) -> None:
-        """Close the inner exporter, so that a retry that waits gives up; what is still on its way is lost."""
-        if not self._closed.is_set():
-            self._closed.set()
-            self._delivery.abandon(self._ear.answer.error or "not sent before the deadline")
-            with listening(Ear()):
-                self._exporter.shutdown()
+        """Close the inner exporter; what is still on its way is kept or lost."""
+        self._counted.close(self._exporter.shutdown)
 
     def force_flush(self, timeout_millis: int = 30000) -> bool:
         """Nothing is buffered here."""
         return self._exporter.force_flush(timeout_millis)
 
     def _clean(self, spans: Sequence[ReadableSpan]) -> list[ReadableSpan]:
-        withholding: Any = _Withholding()
+        withholding: Any = Withholding()
         try:
-            resource = _resource(self._resource, self._redactor)
+            resource = clean_resource(self._resource, self._redactor)
         except Exception:  # noqa: BLE001 - the spans must appear all the same
-            resource = _resource(self._resource, withholding)
-        clean = []
+            resource = clean_resource(self._resource, withholding)
+        if self._may_glance and self._is_clean(spans, resource):
+            return list(spans)
+        clean: list[ReadableSpan] = []
         for span in spans:
             try:
-                clean.append(_rebuilt(span, self._redactor, resource))
+                clean.append(clean_span(span, self._redactor, resource))
             except Exception:  # noqa: BLE001 - as above
-                clean.append(_rebuilt(span, withholding, resource))
+                clean.append(clean_span(span, withholding, resource))
         return clean
+
+    def _is_clean(self, spans: Sequence[ReadableSpan], resource: Resource) -> bool:
+        """Whether all can go as they are: one scan for a whole batch."""
+        resources = {id(span.resource): span.resource for span in spans}.values()
+        scopes = {id(span.instrumentation_scope): span.instrumentation_scope for span in spans}.values()
+        try:
+            return (
+                all(one is resource or one == resource for one in resources)
+                and all(one is None or clean_scope(one, self._redactor) is one for one in scopes)
+                and self._redactor.is_clean([texts_in(span) for span in spans])
+            )
+        except Exception:  # noqa: BLE001 - then each span is looked at by itself
+            return False
 
 
 class _CutAware:
@@ -127,92 +123,3 @@ class _CutAware:
             if isinstance(item, str) and len(item) in self._lengths and key in clean
         }
         return {**clean, **was_cut} if was_cut else dict(clean)
-
-
-class _Withholding:
-    """Stands in for a redactor that fails."""
-
-    def text(self, _: str) -> str:
-        return WITHHELD
-
-    def redact(self, value: Mapping[str, Any]) -> dict[str, Any]:
-        return {key: self._withheld(item) for key, item in value.items()}
-
-    def _withheld(self, value: Any) -> Any:
-        if isinstance(value, (str, bytes)):
-            return WITHHELD
-        # attributes may be sequences of one primitive type
-        return tuple(map(self._withheld, value)) if isinstance(value, Sequence) else value
-
-
-def _resource(resource: Resource, redactor: Redactor) -> Resource:
-    attributes = _attributes(resource.attributes, redactor, _IDENTITIES)
-    return resource if attributes is resource.attributes else Resource(attributes, resource.schema_url)
-
-
-def _rebuilt(span: ReadableSpan, redactor: Redactor, resource: Resource) -> ReadableSpan:
-    """The span without secrets: the same object where it has none."""
-    scope = span.instrumentation_scope
-    is_ours = scope is not None and scope.name == SCOPE
-    kept = _IDENTITIES if is_ours else frozenset()
-    name = span.name if is_ours else redactor.text(span.name)
-    own_attributes = span.attributes or {}  # made anew at each access
-    attributes = _attributes(own_attributes, redactor, kept)
-    events = [_event(event, redactor, kept) for event in span.events]
-    links = [_link(link, redactor) for link in span.links]
-    description = span.status.description or ""
-    clean_description = redactor.text(description) if description else ""
-    if (
-        name is span.name
-        and resource is span.resource
-        and attributes is own_attributes
-        and clean_description is description
-        and all(clean is event for clean, event in zip(events, span.events, strict=True))
-        and all(clean is link for clean, link in zip(links, span.links, strict=True))
-    ):
-        return span
-    bounded = BoundedAttributes(attributes=attributes)
-    bounded.dropped = span.dropped_attributes
-    return ReadableSpan(
-        name=name,
-        context=span.context,
-        parent=span.parent,
-        resource=resource,
-        attributes=bounded,
-        events=_bounded(events, span.dropped_events),
-        links=_bounded(links, span.dropped_links),
-        kind=span.kind,
-        status=Status(span.status.status_code, clean_description or None),
-        start_time=span.start_time,
-        end_time=span.end_time,
-        instrumentation_scope=scope,
-    )
-
-
-def _bounded(items: Sequence[Any], dropped: int) -> BoundedList[Any]:
-    bounded: BoundedList[Any] = BoundedList.from_seq(max(len(items), 1), items)
-    bounded.dropped = dropped
-    return bounded
-
-
-def _attributes(
-    attributes: Mapping[str, Any], redactor: Redactor, kept: frozenset[str] = frozenset()
-) -> Mapping[str, Any]:
-    """The attributes without secrets but for the `kept` ones: the same object where there are none."""
-    open_to_all = {key: value for key, value in attributes.items() if key not in kept}
-    clean = redactor.redact(open_to_all)
-    if clean.keys() == open_to_all.keys() and all(clean[key] is open_to_all[key] for key in clean):
-        return attributes
-    return {**clean, **{key: value for key, value in attributes.items() if key in kept}}
-
-
-def _event(event: Event, redactor: Redactor, kept: frozenset[str]) -> Event:
-    name, attributes = redactor.text(event.name), _attributes(event.attributes or {}, redactor, kept)
-    if name is event.name and attributes is event.attributes:
-        return event
-    return Event(name, attributes, event.timestamp)
-
-
-def _link(link: Link, redactor: Redactor) -> Link:
-    attributes = _attributes(link.attributes or {}, redactor)
-    return link if attributes is link.attributes else Link(link.context, attributes)

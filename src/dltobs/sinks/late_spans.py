@@ -8,6 +8,8 @@ from dltobs._events import RunStarted
 from dltobs._otel import application_has_provider
 
 if TYPE_CHECKING:
+    from opentelemetry.trace import Tracer
+
     from dltobs._events import Event
     from dltobs._redaction import Redactor
     from dltobs._settings import Settings
@@ -37,6 +39,14 @@ class LateSpanSink:
             self._sink = SpanSink(self._settings, self._redactor, {})
         self._sink.emit(event)
 
+    def tracer(self) -> Tracer | None:
+        """What makes our spans; None as long as the application has no provider."""
+        if self._sink is None and application_has_provider():
+            from dltobs.sinks.spans import SpanSink
+
+            self._sink = SpanSink(self._settings, self._redactor, {})
+        return None if self._sink is None else self._sink.tracer()
+
     def flush(self, timeout: float) -> bool:
         """The application flushes its own provider."""
         return self._sink is None or self._sink.flush(timeout)
@@ -57,6 +67,9 @@ class LateSpanSink:
         """Leave the runs that are on to the sink that has taken them over."""
         if self._sink is not None:
             self._sink.let_go()
+
+    def decide(self) -> None:
+        """The provider is the application's, whenever it sets one: there is nothing to decide."""
 
     def close(self) -> None:
         """End the spans that are still open."""

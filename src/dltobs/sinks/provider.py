@@ -6,8 +6,7 @@ processors behind it.
 
 from __future__ import annotations
 
-import os
-import sys
+import functools
 from contextvars import ContextVar
 from typing import TYPE_CHECKING
 
@@ -17,29 +16,36 @@ from opentelemetry.sdk.environment_variables import (
     OTEL_BSP_MAX_QUEUE_SIZE,
     OTEL_BSP_SCHEDULE_DELAY,
 )
-from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import ReadableSpan, Span, SpanProcessor, TracerProvider
-from opentelemetry.sdk.trace.export import BatchSpanProcessor, ConsoleSpanExporter
+from opentelemetry.sdk.trace.export import BatchSpanProcessor
 from opentelemetry.sdk.trace.id_generator import RandomIdGenerator
 
 from dltobs._deadline import run_within
-from dltobs._version import __version__
-from dltobs.exceptions import ConfigurationError
-from dltobs.sinks.answers import Ear, ListeningSession, listening, stop_listening
-from dltobs.sinks.exporters import SCOPE, RedactingExporter
+from dltobs.sinks.clean import SCOPE
+from dltobs.sinks.delivery import Route
+from dltobs.sinks.exporters import RedactingExporter
+from dltobs.sinks.otlp import address_of, number_of, resource_of, span_exporter
+from dltobs.sinks.resend import Resender
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from opentelemetry.context import Context
-    from opentelemetry.sdk.trace.export import SpanExporter
+    from opentelemetry.sdk.resources import Resource
 
     from dltobs._redaction import Redactor
     from dltobs._settings import Settings
     from dltobs.sinks.delivery import Delivery
 
+_CLOSING_TIMEOUT = 0.1
+"""Seconds for the end of a processor's thread."""
+
 next_trace_id: ContextVar[int | None] = ContextVar("dltobs_next_trace_id", default=None)
 """The trace id for the root span that is being started: dlt's transaction id."""
+
+
+next_span_id: ContextVar[int | None] = ContextVar("dltobs_next_span_id", default=None)
+"""The span id for the root span of a lost run: the one that it had."""
 
 
 class TransactionIdGenerator(RandomIdGenerator):
@@ -48,6 +54,10 @@ class TransactionIdGenerator(RandomIdGenerator):
     def generate_trace_id(self) -> int:
         """The id of the trace that begins."""
         return next_trace_id.get() or super().generate_trace_id()
+
+    def generate_span_id(self) -> int:
+        """The id of the span that begins."""
+        return next_span_id.get() or super().generate_span_id()
 
 
 class SwitchableProcessor(SpanProcessor):
@@ -94,12 +104,12 @@ class CountingProcessor(BatchSpanProcessor):
     """
 
     def __init__(self, exporter: RedactingExporter, delivery: Delivery) -> None:
-        self._limit = _number(OTEL_BSP_MAX_QUEUE_SIZE, 2048)
+        self._limit = number_of(OTEL_BSP_MAX_QUEUE_SIZE, 2048)
         super().__init__(
             exporter,
             max_queue_size=2 * self._limit,
-            schedule_delay_millis=_number(OTEL_BSP_SCHEDULE_DELAY, 5000),
-            max_export_batch_size=min(_number(OTEL_BSP_MAX_EXPORT_BATCH_SIZE, 512), self._limit),
+            schedule_delay_millis=number_of(OTEL_BSP_SCHEDULE_DELAY, 5000),
+            max_export_batch_size=min(number_of(OTEL_BSP_MAX_EXPORT_BATCH_SIZE, 512), self._limit),
         )
         self._redacting = exporter
         self._delivery = delivery
@@ -117,6 +127,7 @@ class CountingProcessor(BatchSpanProcessor):
         if is_full:
             self._delivery.dropped(1, "queue full")
         else:
+            self._redacting.undelivered.queued(span)
             super().on_end(span)
 
     def flush(self) -> bool:
@@ -125,9 +136,10 @@ class CountingProcessor(BatchSpanProcessor):
         return self._delivery.everything_delivered()
 
     def close(self) -> None:
-        """End the exporter and its retries; what is left is lost."""
+        """End the exporter and its retries; what is left is kept or lost."""
         self._redacting.shutdown()
-        self.shutdown()  # type: ignore[no-untyped-call]  # the SDK's
+        # the SDK's waits for its thread, which may hang in an export
+        run_within(_CLOSING_TIMEOUT, self.shutdown)
 
 
 class OwnTracing:
@@ -143,13 +155,17 @@ class OwnTracing:
     """
 
     def __init__(self, settings: Settings, redactor: Redactor, deliveries: Mapping[str, Delivery]) -> None:
-        self._resource = _resource(settings)
+        self._resource = resource_of(settings)
         self._processors: tuple[CountingProcessor, ...] = ()
-        self._exporters = {
-            deliveries[name]: RedactingExporter(exporter, redactor, deliveries[name], self._resource, ear)
-            for name in settings.trace_exporters
-            for exporter, ear in (_checked_exporter(name, settings, redactor),)
-        }
+        self._exporters: dict[Delivery, RedactingExporter] = {}
+        for name in settings.trace_exporters:
+            delivery = deliveries[name]
+            exporter, ear = span_exporter(name, settings, redactor)
+            ours = RedactingExporter(exporter, redactor, delivery, self._resource, ear)
+            self._exporters[delivery] = ours
+            if name != "console":
+                again = Resender(functools.partial(span_exporter, name, settings, redactor), ())
+                delivery.route = Route(address_of(exporter), ours.undelivered.rescue, again)
 
     def install(self) -> TracerProvider:
         """Set the global provider, if it is not ours already, and put the processors behind it."""
@@ -168,7 +184,7 @@ class OwnTracing:
         return run_within(timeout, *(processor.flush for processor in self._processors))
 
     def close(self) -> None:
-        """Take the processors away; what is still queued is counted as lost."""
+        """Take the processors away; what is still queued is kept in the spool, or lost."""
         provider = trace.get_tracer_provider()
         if isinstance(provider, OwnTracerProvider) and provider.switch.processors is self._processors:
             provider.switch.processors = ()
@@ -176,71 +192,3 @@ class OwnTracing:
             exporter.shutdown()
         for processor in self._processors:
             processor.close()
-        stop_listening()
-
-
-def _number(variable: str, default: int) -> int:
-    """A variable of the batch processor, which raises for some wrong values and logs others."""
-    try:
-        number = int(os.environ.get(variable, ""))
-    except ValueError:
-        return default
-    return number if number > 0 else default
-
-
-def _resource(settings: Settings) -> Resource:
-    """Resource attributes: those of `OTEL_RESOURCE_ATTRIBUTES`, and ours."""
-    attributes: dict[str, str] = {
-        "service.name": settings.service_name,
-        "telemetry.distro.name": "dltobs",
-        "telemetry.distro.version": __version__,
-    }
-    if settings.environment is not None:
-        attributes["deployment.environment.name"] = settings.environment
-    return Resource.create(attributes)
-
-
-def _checked_exporter(name: str, settings: Settings, redactor: Redactor) -> tuple[SpanExporter, Ear]:
-    """An exporter and its ear. What it only logs while it is made would go wrong at each export."""
-    ear = Ear()
-    problem = None
-    try:
-        with listening(ear):
-            exporter = _exporter(name, settings, ear)
-    except Exception as error:  # noqa: BLE001 - whatever it is, it is a setting that it refuses
-        problem = f"{type(error).__name__}: {error}"
-    else:
-        if not ear.complaints:
-            return exporter, ear
-    for complaint in ear.complaints:
-        is_headers = complaint.name == "opentelemetry.util.re"  # it shows the header with its value
-        problem = problem or ("the headers cannot be read" if is_headers else complaint.getMessage())
-    stop_listening()
-    raise ConfigurationError(
-        "otlp_endpoint" if name == "otlp" else "tracing",
-        source="environment variables OTEL_EXPORTER_OTLP_*",
-        problem=f"the exporter refuses them ({redactor.text(problem or '')})",
-        expected="values as in OpenTelemetry's specification; headers are name=value pairs, URL-encoded",
-    )
-
-
-def _exporter(name: str, settings: Settings, ear: Ear) -> SpanExporter:
-    """An exporter. Headers, TLS, compression and time-out are read from `OTEL_*` by itself."""
-    if name == "console":
-        return ConsoleSpanExporter(out=sys.stdout)
-    if settings.otlp_protocol == "grpc":
-        from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import (
-            OTLPSpanExporter as GrpcExporter,
-        )
-
-        return GrpcExporter(endpoint=settings.otlp_endpoint)
-    from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
-
-    return OTLPSpanExporter(endpoint=_traces_url(settings.otlp_endpoint), session=ListeningSession(ear))
-
-
-def _traces_url(endpoint: str | None) -> str | None:
-    """The URL for spans below a collector's base URL; None leaves it to `OTEL_*`."""
-    if endpoint is None or endpoint.endswith("/v1/traces"):
-        return endpoint
-    return f"{endpoint.rstrip('/')}/v1/traces"

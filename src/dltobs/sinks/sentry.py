@@ -1,4 +1,4 @@
-"""A failed run as one event in Sentry, through a client of its own."""
+"""A run that went wrong as one event in Sentry, and its check-ins, through a client of its own."""
 
 from __future__ import annotations
 
@@ -7,56 +7,49 @@ from typing import TYPE_CHECKING, Any
 
 from sentry_sdk import Client
 
-from dltobs._events import RunFinished
-from dltobs._patterns import WITHHELD
+from dltobs._alerts import publish
+from dltobs._events import RunFinished, RunLost, RunStarted
+from dltobs._fingerprint import NAMES
+from dltobs.sinks.sentry_crons import check_in_of
 from dltobs.sinks.sentry_event import report
+from dltobs.sinks.sentry_lost import lost_report
+from dltobs.sinks.sentry_scrub import OURS, scrub
+from dltobs.sinks.sentry_tags import default_release, process_tags
 from dltobs.sinks.sentry_transport import transport_class
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
     from dltobs._events import Event
     from dltobs._redaction import Redactor
     from dltobs._settings import Settings
     from dltobs.sinks.delivery import Delivery
 
-_IDENTITIES = (
-    "event_id", "timestamp", "platform", "level", "logger", "release", "environment", "sdk", "transaction",
-    "fingerprint",
-)  # fmt: skip
-_IDENTITY_TAGS = (
-    "dlt.pipeline.name", "dlt.step", "dlt.transaction_id", "dlt.load_id", "dlt.destination.name",
-    "dlt.destination.type", "dlt.dataset.name", "dlt.outcome", "dlt.terminal", "error.type",
-)  # fmt: skip
-_EXCEPTION = ("type", "module", "mechanism")
-_BREADCRUMB = ("timestamp", "level", "type")
-_TRACE_CONTEXT = ("trace_id", "span_id", "op", "status")
-_DLT_CONTEXT = (
-    "pipeline", "step", "transaction_id", "load_id", "destination", "destination_type", "dataset",
-    "pending_packages", "partially_loaded_packages", "steps",
-)  # fmt: skip
+_UNSUCCESSFUL = frozenset({"failed", "terminated"})
+_LONGEST_TEXT = 100_000
 
 
 class SentrySink:
-    """Reports each run that failed, once, from the deepest step that failed.
+    """Reports each run that went wrong, once, from the deepest step that failed; checks in for each run.
 
     The client is private: no integration of the SDK is installed, and the application's own client,
     scopes and hooks are neither used nor changed.
 
     Args:
-        settings: The DSN, environment and release.
+        settings: The DSN, environment, release, tags and monitor.
         redactor: What each event passes last, in `before_send`.
         delivery: The counters.
     """
 
     def __init__(self, settings: Settings, redactor: Redactor, delivery: Delivery) -> None:
-        self._tags = settings.tags
+        self._settings = settings
+        self._tags = {**process_tags(), **settings.tags}
         self._redactor = redactor
         self._delivery = delivery
+        self._failures: dict[str, int] = {}
         self._client = Client(
             dsn=settings.sentry_dsn,
             environment=settings.sentry_environment or settings.environment,
-            release=settings.sentry_release,
+            # an empty one: for None the SDK runs git
+            release=settings.sentry_release or default_release() or "",
             transport=transport_class(delivery),
             before_send=self._before_send,
             default_integrations=False,
@@ -68,17 +61,24 @@ class SentrySink:
             shutdown_timeout=0,
             spotlight=False,
             sample_rate=1.0,
+            max_value_length=_LONGEST_TEXT,  # older SDKs cut texts after 1024 characters
             server_name=platform.node() or None,
         )
 
     def emit(self, event: Event) -> None:
-        """Send the failed run."""
-        if isinstance(event, RunFinished) and event.outcome == "failed" and event.failed_step is not None:
-            # without a scope: those of the application would bring its data, argv among them
-            sent = self._client.capture_event(report(event, event.failed_step, self._tags), {}, scope=None)
-            if sent is None:
-                self._delivery.submitted(1)
-                self._delivery.dropped(1, "refused by the client")
+        """Check in where a run starts and ends, and report one that went wrong."""
+        if isinstance(event, RunLost):
+            self._capture(lost_report(event, self._tags))
+        if not isinstance(event, (RunStarted, RunFinished)):
+            return
+        try:
+            if isinstance(event, RunFinished):
+                sent = self._capture(report(event, self._redactor, self._tags, self._attempt(event)))
+                if sent is not None:
+                    publish(event.run.transaction_id, "sentry", sent)
+        finally:
+            # a run that has ended must not look as if it were still on, whatever its report met
+            self._capture(check_in_of(event, self._settings))
 
     def flush(self, timeout: float) -> bool:
         """Wait until everything has been sent, at most `timeout` seconds. True: it was delivered."""
@@ -90,40 +90,44 @@ class SentrySink:
         self._delivery.abandon("not sent before the deadline")
         self._client.close(timeout=0)
 
+    def _attempt(self, event: RunFinished) -> int | None:
+        """Which attempt it is of a retry loop; None if it did not fail.
+
+        Outside of a loop that we know of: which one of the runs of its pipeline that have failed in a row.
+        """
+        pipeline = event.run.pipeline
+        if event.run.attempt is not None:
+            self._failures.pop(pipeline, None)
+            told = event.outcome in _UNSUCCESSFUL or event.earlier_attempts
+            return event.run.attempt if told else None
+        if event.outcome == "lost":
+            return None  # it was a run of another process
+        if event.outcome not in _UNSUCCESSFUL:
+            self._failures.pop(pipeline, None)
+            return None
+        self._failures[pipeline] = self._failures.get(pipeline, 0) + 1
+        return self._failures[pipeline]
+
+    def _capture(self, event: Any) -> str | None:
+        """Send an event, if there is one; gives its id."""
+        if event is None:
+            return None
+        # without a scope: those of the application would bring its data, argv among them
+        sent: str | None = self._client.capture_event(event, {}, scope=None)
+        if sent is None:
+            self._delivery.submitted(1)
+            self._delivery.dropped(1, "refused by the client")
+        return sent
+
     def _before_send(self, event: Any, _hint: Any) -> Any:
         """The last thing before the wire: no argv, no modules, no secret."""
         event.pop("modules", None)
         if isinstance(event.get("extra"), dict):
             event["extra"].pop("sys.argv", None)
-        try:
-            clean = self._redactor.redact(event)
-        except Exception:  # noqa: BLE001 - a failure must be reported all the same
-            clean = _withheld(event)
-        _keep(event, clean)
+        if not event.get("release"):
+            event.pop("release", None)
+        clean = scrub(event, self._redactor, OURS)
+        if "fingerprint" in event:
+            names = event["fingerprint"][:NAMES]
+            clean["fingerprint"] = [*names, *clean["fingerprint"][NAMES:]]
         return clean
-
-
-def _keep(event: dict[str, Any], clean: dict[str, Any]) -> None:
-    """Put our names and ids back as they were: they are no secrets, whatever they look like."""
-    _copy(event, clean, _IDENTITIES)
-    _copy(event.get("tags"), clean.get("tags"), _IDENTITY_TAGS)
-    for name, kept in (("trace", _TRACE_CONTEXT), ("dlt", _DLT_CONTEXT)):
-        _copy((event.get("contexts") or {}).get(name), (clean.get("contexts") or {}).get(name), kept)
-    for name, names in (("exception", _EXCEPTION), ("breadcrumbs", _BREADCRUMB)):
-        source, target = ((one.get(name) or {}).get("values") or () for one in (event, clean))
-        for before, after in zip(source, target, strict=False):
-            _copy(before, after, names)
-
-
-def _copy(source: Any, target: Any, names: Iterable[str]) -> None:
-    if isinstance(source, dict) and isinstance(target, dict):
-        target.update((name, source[name]) for name in names if name in source)
-
-
-def _withheld(value: Any) -> Any:
-    """The same shape with every text withheld; the names in it are ours or Sentry's."""
-    if isinstance(value, dict):
-        return {key: _withheld(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_withheld(item) for item in value]
-    return WITHHELD if isinstance(value, (str, bytes)) else value

@@ -1,147 +1,246 @@
-"""What Sentry is told of a failed run: its event, without live objects."""
+"""What Sentry is told of a run that went wrong: its event, without live objects."""
 
 from __future__ import annotations
 
 import platform
+import re
+from collections import Counter
 from typing import TYPE_CHECKING, Any
 
+from dltobs._describe import shortened
+from dltobs._fingerprint import fingerprint_of, telling_line
 from dltobs._version import __version__
+from dltobs.sinks.sentry_exceptions import MESSAGE_LENGTH, exceptions_of
+from dltobs.sinks.sentry_tags import tidied
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from dltobs._events import ExceptionInfo, Failure, Run, RunFinished, StepFinished
+    from dltobs._events import FailedJob, Run, RunFinished, StepFinished
+    from dltobs._redaction import Redactor
 
-_LEVELS = {"WARNING": "warning", "ERROR": "error", "CRITICAL": "fatal", "DEBUG": "debug"}
+_LOG_LEVELS = {"WARNING": "warning", "ERROR": "error", "CRITICAL": "fatal", "DEBUG": "debug"}
+
+LEVELS = {
+    "failed": "error",
+    # all that could be loaded is there, as `raise_on_failed_jobs=false` asks for
+    "ok_with_failed_jobs": "warning",
+    # somebody ended it from outside
+    "terminated": "warning",
+    # Sentry's word for a process that went down
+    "lost": "fatal",
+}
+"""Sentry's level for each outcome that is told to it."""
+
+_TYPE = re.compile(r"(?:[A-Za-z_]\w*\.)*[A-Z]\w*")
+
+_TITLE_LENGTH = 400
+_LINE_LENGTH = 4000
+_ATTEMPTS = 20
+_JOB_LENGTH = 2000
+_JOBS_WITH_MESSAGE, _JOBS_WITH_ID = 100, 1000
+"""An event of more than 1 MB is refused as a whole; so that of a load of very many jobs is kept small."""
 
 
-def report(event: RunFinished, step: StepFinished, own_tags: Mapping[str, str]) -> Any:
-    """The event for a run, reported from the step that failed."""
-    failure = step.failure
-    assert failure is not None  # noqa: S101 - the definition of a failed step
-    tags = _tags(event, failure)
-    tags.update(own_tags)
+def report(
+    event: RunFinished, redactor: Redactor, tags: Mapping[str, str], attempt: int | None
+) -> dict[str, Any] | None:
+    """The event for a run, told from the step that went wrong; None where nothing did.
+
+    Args:
+        event: The end of a run.
+        redactor: For the user's source code, which the event does not have yet.
+        tags: Those of the process and the user.
+        attempt: Which attempt of a retry loop it was, or how many runs of the pipeline have failed in a row.
+    """
+    if event.outcome not in LEVELS:
+        return _recovered(event, redactor, tags, attempt)
+    step = event.failed_step or _step_with_failed_jobs(event)
+    failure = None if step is None else step.failure
+    jobs = [] if failure is not None else [job for one in event.steps for job in one.failed_jobs]
+    body: dict[str, Any]
+    if failure is not None:
+        body = {"exception": {"values": exceptions_of(failure, redactor)}}
+    elif jobs:
+        body = {"exception": {"values": [_failed_jobs_exception(jobs, event)]}}
+    else:
+        body = {"logentry": {"formatted": f"run {event.run.pipeline}: {event.outcome}"}}
     return {
-        "level": "error",
+        **body,
+        "level": LEVELS[event.outcome],
         "logger": "dltobs",
         "platform": "python",
         "timestamp": event.finished_at.isoformat(),
         "transaction": event.run.pipeline,
-        "exception": {"values": _exceptions(failure)},
-        "breadcrumbs": {
-            "values": [
-                {
-                    "timestamp": line.at.isoformat(),
-                    "level": _LEVELS.get(line.level, "info"),
-                    "category": line.logger,
-                    "message": line.message,
-                    "type": "default",
-                }
-                for line in event.log_lines
-            ]
-        },
-        "tags": tags,
+        "breadcrumbs": {"values": _breadcrumbs(event)},
+        "tags": tidied({**_tags(event, step, attempt), **tags}),
         "contexts": {
-            "trace": {
-                "trace_id": step.trace_id,
-                # Sentry drops a trace context without a span: the run has none if it is not traced
-                "span_id": step.span_id or step.trace_id[:16],
-                "op": "dlt",
-                "status": "internal_error",
-            },
-            "dlt": _dlt_context(event, step, failure),
+            "trace": _trace_context(event, step),
+            "dlt": _dlt_context(event, step, attempt),
             "runtime": {"name": "CPython", "version": platform.python_version()},
         },
-        "fingerprint": [
-            event.run.pipeline,
-            failure.step,
-            failure.resource or failure.table or "",
-            failure.error_type,
-        ],
+        "fingerprint": fingerprint_of(event),
         "sdk": {"name": "dltobs", "version": __version__},
     }
 
 
-def _tags(event: RunFinished, failure: Failure) -> dict[str, str]:
+def _recovered(
+    event: RunFinished, redactor: Redactor, tags: Mapping[str, str], attempt: int | None
+) -> dict[str, Any] | None:
+    """The event for a run that went well after attempts that did not: the last of these, as a warning."""
+    if not event.earlier_attempts:
+        return None
+    made = report(event.earlier_attempts[-1], redactor, tags, attempt)
+    if made is not None:
+        made["level"] = "warning"
+        made["timestamp"] = event.finished_at.isoformat()
+        made["tags"]["dlt.outcome"] = event.outcome
+        made["contexts"]["dlt"] |= {"outcome": event.outcome, "earlier_attempts": _attempts(event)}
+    return made
+
+
+def _attempts(event: RunFinished) -> list[dict[str, Any]]:
+    return [
+        {
+            "attempt": one.run.attempt,
+            "transaction_id": one.run.transaction_id,
+            "outcome": one.outcome,
+            "error": None
+            if one.failure is None
+            else f"{one.failure.error_type}: {shortened(one.failure.message, _JOB_LENGTH)}",
+        }
+        for one in event.earlier_attempts[-_ATTEMPTS:]
+    ]
+
+
+def _step_with_failed_jobs(event: RunFinished) -> StepFinished | None:
+    return next((step for step in event.steps if step.failed_jobs), None)
+
+
+def _failed_jobs_exception(jobs: list[FailedJob], event: RunFinished) -> dict[str, Any]:
+    """The title: the first table that failed and why; all of the jobs are in the context."""
+    first = min(jobs, key=lambda job: (job.table, job.job_id))
+    kind, _, reason = telling_line(first.message).partition(": ")
+    is_type = bool(reason) and bool(_TYPE.fullmatch(kind))
+    module, _, name = kind.rpartition(".") if is_type else ("", "", _attempted_type(first, event))
+    text = reason if is_type else telling_line(first.message)
+    others = len({job.table for job in jobs} - {first.table})
+    more = f" (and {others} more {'table' if others == 1 else 'tables'})" if others else ""
+    return {
+        "type": name,
+        "module": module or None,
+        "value": f"{first.table}: {text[:_TITLE_LENGTH]}{more}",
+        "mechanism": {"type": "dlt", "handled": True},
+    }
+
+
+def _attempted_type(job: FailedJob, event: RunFinished) -> str:
+    """The type of the exception that ended a job, as its attempts have it."""
+    for step in event.steps:
+        for one in step.load_jobs:
+            if one.job_id == job.job_id and one.attempts and one.attempts[-1].error_type:
+                return one.attempts[-1].error_type.rpartition(".")[2]
+    return "LoadJobFailed"
+
+
+def _breadcrumbs(event: RunFinished) -> list[dict[str, Any]]:
+    return [
+        {
+            "timestamp": line.at.isoformat(),
+            "level": _LOG_LEVELS.get(line.level, "info"),
+            "category": line.logger,
+            "message": shortened(line.message, _LINE_LENGTH),
+            "type": "default",
+        }
+        for line in event.log_lines
+    ]
+
+
+def _trace_context(event: RunFinished, step: StepFinished | None) -> dict[str, Any]:
+    trace_id = (step is not None and step.trace_id) or event.run.transaction_id
+    return {
+        "trace_id": trace_id,
+        # Sentry drops a trace context without a span: the run has none if it is not traced
+        "span_id": (step is not None and step.span_id) or trace_id[:16],
+        "op": "dlt",
+        "status": "ok" if event.outcome == "ok_with_failed_jobs" else "internal_error",
+    }
+
+
+def _tags(event: RunFinished, step: StepFinished | None, attempt: int | None) -> dict[str, str]:
     run = event.run
+    failure = None if step is None else step.failure
     tags = {
         "dlt.pipeline.name": run.pipeline,
-        "dlt.step": failure.step,
         "dlt.transaction_id": run.transaction_id,
-        "dlt.load_id": failure.load_id,
         "dlt.destination.name": run.destination_name,
         "dlt.destination.type": run.destination_type,
         "dlt.dataset.name": run.dataset,
-        "dlt.resource.name": failure.resource,
-        "dlt.table.name": failure.table,
         "dlt.outcome": event.outcome,
-        "dlt.terminal": str(failure.terminal).lower(),
-        "error.type": failure.error_type,
+        "dlt.attempt": None if attempt is None else str(attempt),
+        **run.surroundings,
     }
+    if failure is not None:
+        tags |= {
+            "dlt.step": failure.step,
+            "dlt.load_id": failure.load_id,
+            "dlt.resource.name": failure.resource,
+            "dlt.table.name": failure.table,
+            "dlt.terminal": str(failure.terminal).lower(),
+            "dlt.failure.kind": failure.kind,
+            "error.type": failure.error_type,
+        }
+    elif step is not None:
+        tables = sorted({job.table for job in step.failed_jobs})
+        failed = (package.load_id for package in step.packages if package.failed_jobs)
+        tags |= {
+            "dlt.step": step.step,
+            "dlt.load_id": next(failed, None),
+            "dlt.table.name": tables[0] if tables else None,
+            # dlt gives a job up for good where its failure is terminal
+            "dlt.terminal": "true" if tables else None,
+        }
     return {name: value for name, value in tags.items() if value}
 
 
-def _dlt_context(event: RunFinished, step: StepFinished, failure: Failure) -> dict[str, Any]:
+def _dlt_context(event: RunFinished, step: StepFinished | None, attempt: int | None) -> dict[str, Any]:
     run: Run = event.run
-    partly = [failure.load_id] if failure.is_package_partially_loaded and failure.load_id else []
-    return {
+    failure = None if step is None else step.failure
+    jobs = () if step is None else step.failed_jobs
+    context: dict[str, Any] = {
         "pipeline": run.pipeline,
-        "step": failure.step,
+        "outcome": event.outcome,
         "transaction_id": run.transaction_id,
-        "load_id": failure.load_id,
         "destination": run.destination_name,
         "destination_type": run.destination_type,
         "dataset": run.dataset,
         "first_run": run.first_run,
-        "terminal": failure.terminal,
         "pending_packages": list(event.pending_packages),
-        "partially_loaded_packages": partly,
+        "partly_loaded_packages": list(event.partly_loaded_packages),
+        "aborted_packages": list(event.aborted_packages),
         "failed_jobs": [
-            {"job_id": job.job_id, "table": job.table, "message": job.message} for job in step.failed_jobs
+            {"job_id": job.job_id, "table": job.table, "message": shortened(job.message, _JOB_LENGTH)}
+            for job in jobs[:_JOBS_WITH_MESSAGE]
         ],
         "steps": [
             {"step": one.step, "seconds": (one.finished_at - one.started_at).total_seconds()}
             for one in event.steps
         ],
     }
-
-
-def _exceptions(failure: Failure) -> list[dict[str, Any]]:
-    """The chain as Sentry wants it: the one it began with first, each naming what it led to."""
-    return [_exception(info, number) for number, info in reversed(list(enumerate(failure.chain)))]
-
-
-def _exception(info: ExceptionInfo, number: int) -> dict[str, Any]:
-    module, _, name = info.type.rpartition(".")
-    mechanism: dict[str, Any] = {"type": "dlt", "handled": False, "exception_id": number}
-    if number:
-        mechanism.update(type="chained", parent_id=number - 1)
-    described: dict[str, Any] = {
-        "type": name,
-        "module": module or None,
-        "value": info.message,
-        "mechanism": mechanism,
-    }
-    if info.frames:
-        described["stacktrace"] = {
-            "frames": [
-                {
-                    "filename": _short(frame.path, frame.module),
-                    "abs_path": frame.path,
-                    "function": frame.function,
-                    "module": frame.module,
-                    "lineno": frame.line,
-                    "context_line": frame.source,
-                    "in_app": frame.in_app,
-                }
-                for frame in info.frames
-            ]
+    if len(jobs) > _JOBS_WITH_MESSAGE:
+        context["failed_jobs_by_table"] = dict(Counter(job.table for job in jobs))
+        context["more_failed_jobs"] = [job.job_id for job in jobs[_JOBS_WITH_MESSAGE:_JOBS_WITH_ID]]
+    if attempt is not None:
+        context["attempt"] = attempt
+    if event.earlier_attempts:
+        context["earlier_attempts"] = _attempts(event)
+    if step is not None:
+        context["step"] = step.step
+    if failure is not None:
+        context |= {
+            "step": failure.step,
+            "load_id": failure.load_id,
+            # the outermost exception: dlt's words for where it happened
+            "raised": shortened(failure.chain[0].message, MESSAGE_LENGTH) if failure.chain else None,
         }
-    return described
-
-
-def _short(path: str, module: str) -> str:
-    """The path from the package on, as Sentry shows it; the file's name where that is unknown."""
-    parts = path.replace("\\", "/").split("/")
-    depth = module.count(".") + 1 + (parts[-1] == "__init__.py")
-    return "/".join(parts[-depth:])
+    return context

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import threading
+from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from opentelemetry import context, trace
-from opentelemetry.trace import Span, SpanKind, Status, StatusCode, Tracer
+from opentelemetry.trace import Span, SpanContext, SpanKind, Status, StatusCode, TraceFlags, Tracer
 
 from dltobs._describe import shortened
-from dltobs._events import RunFinished, RunStarted, StepFinished, StepStarted
+from dltobs._environment import parent_context
+from dltobs._events import RunFinished, RunLost, RunStarted, StepFinished, StepStarted
 from dltobs._otel import application_has_provider
+from dltobs._schema_changes import told
 from dltobs._version import __version__
+from dltobs.sinks.job_spans import JobSpans, nanoseconds
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -30,6 +34,7 @@ if TYPE_CHECKING:
 
 _DESCRIPTION_LENGTH = 1024
 _STACKTRACE_LENGTH = 64 * 1024
+_MAX_SCHEMA_LINES = 100
 _CLOSING_TIMEOUT = 0.3
 """Seconds to export spans that the end of the set-up has ended."""
 
@@ -46,6 +51,7 @@ class OpenRun:
 
     tracer: Tracer
     is_own: bool
+    provider: Any
     spans: list[_OpenSpan] = field(default_factory=list)
     root: Span | None = None
 
@@ -68,6 +74,7 @@ class SpanSink:
     def __init__(self, settings: Settings, redactor: Redactor, deliveries: Mapping[str, Delivery]) -> None:
         self._tags = {f"dlt.tag.{name}": value for name, value in settings.tags.items()}
         self._runs: dict[str, OpenRun] = {}
+        self._children = JobSpans(settings.max_job_spans, settings.flush_timeout, self._tags)
         self._lock = threading.Lock()
         self._is_closed = False
         self._provider: TracerProvider | None = None
@@ -87,6 +94,8 @@ class SpanSink:
             self._end_step(event)
         elif isinstance(event, RunFinished):
             self._end_run(event)
+        elif isinstance(event, RunLost):
+            self._tell_lost(event)
 
     def flush(self, timeout: float) -> bool:
         """Export what our own provider has queued. The application flushes its own."""
@@ -115,6 +124,11 @@ class SpanSink:
         """The runs that are on, by transaction id."""
         return self._runs
 
+    def decide(self) -> None:
+        """Decide the provider now, for spans of somebody else that a run is going to be below."""
+        if not self._is_closed:
+            self._tracer()
+
     def take_over(self, runs: dict[str, OpenRun]) -> None:
         """Go on with the runs of another sink: their spans end here, and are exported from here."""
         self._runs = runs
@@ -129,21 +143,28 @@ class SpanSink:
         if found is not None:
             self._runs[event.run.transaction_id] = OpenRun(*found)
 
-    def _tracer(self) -> tuple[Tracer, bool] | None:
+    def tracer(self) -> Tracer | None:
+        """What makes our spans; None where there are none."""
+        found = self._tracer()
+        return None if found is None or self._is_closed else found[0]
+
+    def _tracer(self) -> tuple[Tracer, bool, TracerProvider] | None:
         if application_has_provider():
-            return trace.get_tracer_provider().get_tracer("dltobs", __version__), False
+            provider = trace.get_tracer_provider()
+            return provider.get_tracer("dltobs", __version__), False, provider
         if self._own is None:
             return None
         with self._lock:  # runs may start in several threads
             if self._provider is None:
                 self._provider = self._own.install()
-        return self._provider.get_tracer("dltobs", __version__), True
+        return self._provider.get_tracer("dltobs", __version__), True, self._provider
 
     def _start_step(self, event: StepStarted) -> None:
         run = self._runs.get(event.run.transaction_id)
         if run is None or self._is_closed:
             return
         is_root = event.depth == 0
+        parent = parent_context() if is_root else None  # None: the current context
         attributes: dict[str, Any] = {**_identity(event.run), "dlt.step": event.step, **self._tags}
         name = f"{event.step} {event.run.pipeline}" if is_root else event.step
         token = None
@@ -151,12 +172,16 @@ class SpanSink:
             token = _propose_trace_id(event.run.transaction_id)
         try:
             span = run.tracer.start_span(
-                name, kind=SpanKind.INTERNAL, attributes=attributes, start_time=_nanoseconds(event.at)
+                name,
+                context=parent,
+                kind=SpanKind.INTERNAL,
+                attributes=attributes,
+                start_time=nanoseconds(event.at),
             )
         finally:
             if token is not None:
                 _withdraw_trace_id(token)
-        run.spans.append(_OpenSpan(span, context.attach(trace.set_span_in_context(span))))
+        run.spans.append(_OpenSpan(span, context.attach(trace.set_span_in_context(span, parent))))
 
     def _end_step(self, event: StepFinished) -> None:
         run = self._runs.get(event.run.transaction_id)
@@ -168,20 +193,38 @@ class SpanSink:
             return
         try:
             _describe_step(item.span, event)
+            self._children.emit(event, item.span, run.tracer, run.provider)
         finally:
             context.detach(item.token)
             if event.depth == 0:
                 run.root = item.span  # its outcome comes with the end of the run
             else:
-                item.span.end(_nanoseconds(event.finished_at))
+                item.span.end(nanoseconds(event.finished_at))
 
     def _end_run(self, event: RunFinished) -> None:
         run = self._runs.pop(event.run.transaction_id, None)
-        if run is None or run.root is None or self._is_closed:
+        if run is None or self._is_closed:
+            return
+        for depth, item in reversed(list(enumerate(run.spans))):  # of steps whose end was not heard
+            step = next((one for one in reversed(event.steps) if one.depth == depth), None)
+            if step is not None:
+                _describe_step(item.span, step)
+            if depth:
+                item.span.end()
+            else:
+                run.root = item.span
+        if run.root is None:
             return
         run.root.set_attributes({**_identity(event.run), "dlt.outcome": event.outcome})
         last = event.steps[-1].finished_at if event.steps else event.finished_at
-        run.root.end(_nanoseconds(last))
+        run.root.end(nanoseconds(last))
+
+    def _tell_lost(self, event: RunLost) -> None:
+        run = self._runs.get(event.noticed_by)
+        if run is not None and not self._is_closed:
+            from dltobs.sinks.lost_span import emit_lost
+
+            emit_lost(event, run.tracer, {**_identity(event.run), **self._tags}, is_own=run.is_own)
 
 
 def _propose_trace_id(transaction_id: str) -> Token[int | None]:
@@ -204,6 +247,8 @@ def _identity(run: Run) -> dict[str, Any]:
         "dlt.destination.type": run.destination_type,
         "dlt.dataset.name": run.dataset,
         "dlt.first_run": run.first_run,
+        "dlt.retry.attempt": run.attempt,
+        **run.surroundings,
     }
     return {name: value for name, value in named.items() if value is not None}
 
@@ -219,12 +264,32 @@ def _describe_step(span: Span, event: StepFinished) -> None:
     if event.step in {"extract", "normalize"}:
         span.set_attribute("dlt.rows", event.rows)
         span.set_attribute("dlt.bytes", event.bytes)
+    for link in event.links:
+        flags = TraceFlags(TraceFlags.SAMPLED if link.is_sampled else TraceFlags.DEFAULT)
+        earlier = SpanContext(
+            int(link.trace_id, 16), int(link.span_id, 16), is_remote=True, trace_flags=flags
+        )
+        span.add_link(earlier, {"dlt.load_id": link.load_id})
+    if event.schema_changes:
+        span.add_event("schema_change", _schema_change(event), nanoseconds(event.finished_at))
     if event.failure is not None:
         _describe_failure(span, event.failure, event.finished_at)
 
 
+def _schema_change(event: StepFinished) -> dict[str, Any]:
+    """The attributes of the one event that tells all schema changes of a load."""
+    changes = event.schema_changes
+    counts = Counter(f"dlt.schema_change.{change.kind}s" for change in changes)
+    return {
+        **counts,
+        "dlt.schema_change.lines": told(changes, first_run=event.run.first_run, limit=_MAX_SCHEMA_LINES),
+        "dlt.load_id": ",".join(dict.fromkeys(change.load_id for change in changes)),
+    }
+
+
 def _describe_failure(span: Span, failure: Failure, at: datetime) -> None:
     span.set_attribute("error.type", failure.error_type)
+    span.set_attribute("dlt.failure.kind", failure.kind)
     if failure.resource is not None:
         span.set_attribute("dlt.resource.name", failure.resource)
     if failure.table is not None:
@@ -236,12 +301,7 @@ def _describe_failure(span: Span, failure: Failure, at: datetime) -> None:
             "exception.message": failure.message,
             "exception.stacktrace": shortened(failure.stacktrace, _STACKTRACE_LENGTH),
         },
-        _nanoseconds(at),
+        nanoseconds(at),
     )
     description = f"{failure.error_type}: {failure.message}"
     span.set_status(Status(StatusCode.ERROR, description[:_DESCRIPTION_LENGTH]))
-
-
-def _nanoseconds(at: datetime) -> int:
-    """Since the epoch, exact to the microsecond (a float of seconds is not)."""
-    return int(at.timestamp()) * 1_000_000_000 + at.microsecond * 1000

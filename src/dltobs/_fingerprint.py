@@ -1,0 +1,102 @@
+"""What is the same each time the same thing goes wrong: Sentry groups by it, alerts cool down by it.
+
+Ids, numbers, times and values of data in a message would tell equal failures apart, so they become `#`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from dltobs._events import RunFinished
+
+NAMES = 4
+"""Of the parts of a fingerprint, those before the message are names."""
+_LENGTH = 200
+_PART_LENGTH = 500
+
+_LAST_FRAME = re.compile(r'^ +File ".*$', re.MULTILINE)
+_MONTH = r"(?:Jan|Feb|Mar|Apr|May|Jun|Jul|Aug|Sep|Oct|Nov|Dec)[a-z]*\.?"
+_WEEKDAY = r"(?:Mon|Tue|Wed|Thu|Fri|Sat|Sun)[a-z]*,?\s+"
+_CLOCK = r"\d{1,2}:\d\d(?::\d\d)?(?:[.,]\d+)?(?:\s?[AaPp][Mm]\b)?"
+_ZONE = r"(?:\s?(?:Z|UTC|GMT)\b|\s?[+\-]\d\d:?\d\d)?"
+_DAY = rf"(?:\d{{1,2}}\s+{_MONTH}|{_MONTH}\s+\d{{1,2}})\b(?:,?\s+\d{{4}})?"
+_NUMBER = r"[+\-]?(?:0x[0-9a-fA-F]+|\d(?:[\d.,:_]*\d)?)(?:[eE][+\-]?\d+)?"
+_UNIT = r"(?:[mun]?s|m|h|[kKMGT]?i?B|%)?"
+_QUOTED = r"""(?:'[^'\n]*'|"[^"\n]*")"""
+
+_RULES: tuple[tuple[re.Pattern[str], str], ...] = tuple(
+    (re.compile(pattern), replacement)
+    for pattern, replacement in (
+        # the query of a URL; its path tells one endpoint from another
+        (r"""(?:\?[\w%.\-\[\]]+=|(?<=\w)#)[^\s'")>]*""", ""),
+        (r"/(?:tmp|var/folders)/[^\s'\"]*/", "/tmp/"),  # noqa: S108 - a name in a message
+        # the row that broke a contract, at the end of dlt's `DataValidationError`
+        (r"Offending data item: .*", ""),
+        # a file of a load job: table.id.retry.format
+        (r"(?<![\w\-])([\w\-]+)\.[0-9a-f]{8,}\.\d+\.[a-z_\-]+(?:\.gz)?", r"\1.#"),
+        (r"datetime\.\w+\([^)\n]*\)|DateTime\([^)\n]*\)", "#"),
+        (rf"\d{{4}}-\d\d-\d\d(?:[T ]{_CLOCK}{_ZONE})?", "#"),
+        (rf"\b(?:{_WEEKDAY})?{_DAY}(?:,?\s+{_CLOCK}{_ZONE})?", "#"),
+        (r"\b[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}\b", "#"),
+        # values of data: `name='Ann'`, `{'name': 'Ann'}`, `could not convert string 'Ann'`
+        (rf"(=\s?|['\"]\s?:\s?){_QUOTED}", r"\1#"),
+        (rf"\b((?:string|literal|time data)\b[^'\"\n]{{0,40}}){_QUOTED}", r"\1#"),
+        (rf"(?<![\w.]){_NUMBER}{_UNIT}(?!\w)", "#"),
+        (r"(?<![\w\-])[\w\-]*\d[\w\-]*", "#"),
+        (r"#(?:[\s,;:./]*#)+", "#"),
+        (r"\s+", " "),
+    )
+)
+
+
+def fingerprint_of(event: RunFinished) -> list[str]:
+    """Pipeline, step, place, type and message: the same for the same trouble, in each try of a retry.
+
+    Args:
+        event: The end of a run that went wrong, redacted.
+    """
+    run, failure, jobs = event.run, event.failure, event.failed_jobs
+    if failure is not None:
+        # a trouble that may pass is that of the destination: the table is the one whose turn it was
+        table = failure.table if failure.terminal or failure.step != "load" else None
+        place = failure.resource or table or ""
+        return [run.pipeline, failure.step, place, failure.error_type, stable(failure.message)]
+    if jobs:
+        # all of them: they fail, and are listed, in any order
+        tables = ",".join(sorted({job.table for job in jobs}))
+        messages = " | ".join(sorted({stable(job.message) for job in jobs}))
+        return [run.pipeline, "load", _bounded(tables), "failed_jobs", _bounded(messages)]
+    return [run.pipeline, "run", "", event.outcome, ""]
+
+
+def _bounded(text: str) -> str:
+    """A text of a length that Sentry takes, which is another one where the whole is."""
+    if len(text) <= _PART_LENGTH:
+        return text
+    return f"{text[:_PART_LENGTH]}… {hashlib.sha256(text.encode(errors='replace')).hexdigest()}"
+
+
+def stable(message: str) -> str:
+    """The telling line of a message, without what changes from one time to the next.
+
+    Args:
+        message: A message without secrets, or a whole stack trace.
+    """
+    line = telling_line(message)[: 10 * _LENGTH]
+    for pattern, replacement in _RULES:
+        line = pattern.sub(replacement, line)
+    return line.strip()[:_LENGTH]
+
+
+def telling_line(message: str) -> str:
+    """The line that says what happened: the first one; of a stack trace, the one below its last frame."""
+    *_, last_frame = [None, *_LAST_FRAME.finditer(message)]
+    if last_frame is not None:
+        message = message[last_frame.end() :]
+    lines = [line.rstrip() for line in message.splitlines() if line.strip()]
+    if last_frame is not None:
+        lines = [line for line in lines if not line[0].isspace()] or lines
+    return lines[0].strip() if lines else ""

@@ -1,0 +1,108 @@
+"""Saves the last trace of a pipeline in its destination, in dlt's own shape, by hand."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from dltobs import _state
+from dltobs._aside import CannotLoadAsideError, Loaded, load_aside, target_of
+from dltobs._describe import root_cause, text_of, type_name
+from dltobs._redaction import Redactor
+from dltobs.exceptions import SaveError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from dlt.common.pipeline import SupportsPipeline
+
+_FOLDER = "dltobs_save"
+_MAX_PENDING = 1
+"""A save that failed is not made up for: the next one has a newer trace."""
+
+
+def save(pipeline: SupportsPipeline) -> None:
+    """Save what dlt knows of the last run beside its data: what it did, and how it went.
+
+    Three tables in the pipeline's dataset, each with those that dlt nests below it: `_trace`, and where there
+    was a load `_load_info` and `_new_tables`. They are what dlt's documentation has one load as
+    `pipeline.run([pipeline.last_trace], table_name="_trace")` and so on, but without secrets, after a failed
+    run too, and without a trace of the saving: `last_trace`, the pipeline's schema and state and the active
+    pipeline stay what they were.
+
+    Args:
+        pipeline: One that has run.
+
+    Raises:
+        SaveError: It has never run, has no destination, or the destination does not take it.
+    """
+    trace: Any = getattr(pipeline, "last_trace", None)
+    if trace is None:
+        message = f"pipeline {pipeline.pipeline_name} has no trace: it has not run, or tracing is off in dlt"
+        raise SaveError(message)
+    redact = _redactor_for(trace)
+    try:
+        target = target_of(pipeline)
+    except CannotLoadAsideError as error:
+        raise SaveError(str(error)) from None
+    if target is None:
+        message = f"pipeline {pipeline.pipeline_name} has no destination yet"
+        raise SaveError(message)
+    rows: dict[str, list[Any]] = {"_trace": [redact(_plain(trace))]}
+    info = trace.last_load_info
+    if info is not None:
+        rows["_load_info"] = [redact(_plain(info))]
+        tables = [redact(_plain(package))["tables"] for package in info.load_packages]
+        rows["_new_tables"] = [table for several in tables for table in several]
+    hints: dict[str, Any] = {name: {"write_disposition": "append"} for name in rows}
+    loaded = _in_thread(
+        lambda: load_aside(target, _FOLDER, target.dataset, hints, rows, _MAX_PENDING), redact
+    )
+    if loaded.failed:
+        message = "the destination has refused a part of it"
+        raise SaveError(message)
+
+
+def _redactor_for(trace: Any) -> Callable[[Any], Any]:
+    """All that dltobs knows, and what the trace itself holds: it may be of a time before `configure()`."""
+    values = [
+        value.value
+        for value in trace.resolved_config_values or ()
+        if getattr(value, "is_secret_hint", False) and isinstance(value.value, str)
+    ]
+    known, own = _state.last_redactor(), Redactor(values)
+    return lambda value: own.redact(known.redact(value))
+
+
+def _plain(value: Any) -> Any:
+    """Dicts and lists out of dlt's objects, which say by `asdict()` what is to be loaded of them."""
+    if hasattr(value, "asdict"):
+        value = value.asdict()
+    elif hasattr(value, "_asdict"):
+        value = value._asdict()
+    if isinstance(value, Mapping):
+        return {key: _plain(one) for key, one in value.items()}
+    if isinstance(value, (list, tuple, set, frozenset)):
+        return [_plain(one) for one in value]
+    return value
+
+
+def _in_thread(call: Callable[[], Loaded], redact: Callable[[Any], Any]) -> Loaded:
+    """Run it in a thread of its own, whose active pipeline is not the caller's."""
+    results: list[Loaded] = []
+    errors: list[str] = []
+
+    def work() -> None:
+        try:
+            results.append(call())
+        except Exception as error:  # noqa: BLE001 - told below, without secrets
+            cause = root_cause(error)
+            errors.append(redact(f"{type_name(type(cause))}: {text_of(cause)}"))
+
+    thread = threading.Thread(target=work, name="dltobs-save")
+    thread.start()
+    thread.join()
+    if errors:
+        raise SaveError(errors[0])
+    return results[0]

@@ -1,0 +1,151 @@
+"""Calls `configure()` without a line of code, at the first moment at which dlt's configuration can be read.
+
+That moment is when dlt makes its logger: its configuration providers are there, and nothing has been logged
+or loaded yet. An entry point comes earlier, where a look-up would recurse into the loading of the plugins
+for ever, or where dlt is imported by half.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import threading
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from dltobs import _parse as parse
+from dltobs import _runtime, _state
+from dltobs._redaction import Redactor
+from dltobs._warnings import Warner
+
+if TYPE_CHECKING:
+    import logging
+    from types import ModuleType
+
+_SECTION, _KEY = "dltobs", "auto_configure"
+_VARIABLE = "DLTOBS__AUTO_CONFIGURE"
+
+
+class _Ambush:
+    """Waits for dlt's logger, and configures once, or never where somebody else has done it.
+
+    Args:
+        asked: Whether to configure whatever the setting `auto_configure` says.
+    """
+
+    def __init__(self, *, asked: bool) -> None:
+        self.asked = asked
+        self._lock = threading.Lock()
+        self._is_over = False
+
+    def wait(self, dlt_logger: ModuleType) -> None:
+        """Wrap dlt's creation of its logger."""
+        original = vars(dlt_logger)["_create_logger"]
+
+        def _create_logger(*call: Any) -> logging.Logger:
+            with self._lock:
+                is_first, self._is_over = not self._is_over, True
+            if not is_first:
+                return original(*call)  # type: ignore[no-any-return]  # the module is read by its dict
+            is_outermost = vars(dlt_logger)["_create_logger"] is _create_logger
+            if is_outermost:
+                vars(dlt_logger)["_create_logger"] = original
+            configure_unless_done(asked=self.asked)
+            # configure() has put a hook of its own there, which gives the logger our handlers
+            create = vars(dlt_logger)["_create_logger"] if is_outermost else original
+            return create(*call)  # type: ignore[no-any-return]  # as above
+
+        vars(dlt_logger)["_create_logger"] = _create_logger
+
+    def cancel(self) -> None:
+        """Never configure; the wrapper, if it is still there, only passes calls on."""
+        self._is_over = True
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the moment has come, or will not come any more."""
+        return self._is_over
+
+
+_ambush: _Ambush | None = None
+
+
+def arm(dlt_logger: ModuleType, *, asked: bool) -> None:
+    """See to it that `configure()` is called when dlt makes its logger.
+
+    Nothing happens in a worker process of `multiprocessing`: what it needs, its parent hands over.
+
+    Args:
+        dlt_logger: The module `dlt.common.logger`, imported, which is all that has to be.
+        asked: The user has asked for it, so the setting `auto_configure` is not looked up.
+    """
+    global _ambush  # noqa: PLW0603 - one a process, like dlt's logger
+    if multiprocessing.parent_process() is not None:
+        return
+    if vars(dlt_logger)["LOGGER"] is not None:
+        # dlt is in use, so its configuration can be read now
+        configure_unless_done(asked=asked)
+    elif _ambush is None or _ambush.is_over:
+        _ambush = _Ambush(asked=asked)
+        _ambush.wait(dlt_logger)
+    else:
+        _ambush.asked = _ambush.asked or asked
+
+
+def disarm() -> None:
+    """Undo `arm()`, unless the moment has come already."""
+    if _ambush is not None:
+        _ambush.cancel()
+
+
+def configure_unless_done(*, asked: bool) -> None:
+    """Call `configure()`, unless it has been called, or is just being called.
+
+    A bad setting is one warning, and nothing is attached.
+
+    Args:
+        asked: As of `arm()`.
+    """
+    # an explicit configure() resolves settings itself, which is what has led us here: its arguments count.
+    # Waiting for one of another thread could be for ever: it may wait for dlt's configuration, which we hold
+    if _state.is_changing() or not _state.lock.acquire(blocking=False):
+        return
+    try:
+        if _state.runtime is None and (asked or _is_switched_on()):
+            _runtime.configure()
+    except Exception as error:  # noqa: BLE001 - the application has not called us and must not fail for us
+        Warner(Redactor()).warn(_KEY, f"{_KEY}: {error}; dltobs observes nothing")
+    finally:
+        _state.lock.release()
+
+
+def _is_switched_on() -> bool:
+    """The setting `auto_configure`, of the environment or of dlt's files.
+
+    Raises:
+        ValueError: It is neither true nor false.
+    """
+    value = os.environ.get(_VARIABLE) or _in_files()
+    if value is None:
+        return False
+    try:
+        return bool(parse.boolean(value))
+    except ValueError:
+        message = f"{value!r} is not usable; expected true or false"
+        raise ValueError(message) from None
+
+
+def _in_files() -> Any:
+    """The value in `config.toml` or `secrets.toml`. Vaults do not count: they are asked over the network."""
+    from dlt.common.configuration.container import Container
+    from dlt.common.configuration.providers.doc import BaseDocProvider
+    from dlt.common.configuration.providers.vault import VaultDocProvider
+    from dlt.common.configuration.specs.pluggable_run_context import PluggableRunContext
+
+    for provider in Container()[PluggableRunContext].providers.providers:
+        if not isinstance(provider, BaseDocProvider) or isinstance(provider, VaultDocProvider):
+            continue
+        section, _ = provider.get_value(_SECTION, Any, "")
+        if isinstance(section, Mapping) and section.get(_KEY) is not None:
+            return section[_KEY]
+    return None

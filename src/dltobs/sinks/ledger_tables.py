@@ -1,0 +1,290 @@
+"""The tables of the run ledger, and the rows that an event gives: flat, with fixed columns."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+from dltobs._describe import shortened
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+    from datetime import datetime
+
+    from dltobs._events import Run, RunFinished, RunLost, StepFinished
+
+Rows = dict[str, list[dict[str, Any]]]
+"""By table name."""
+
+_MAX_TEXT = 4000
+"""Characters of a message."""
+_MAX_JOBS = 10_000
+"""Of a run; of more, the ones that did not complete come first."""
+
+_ID = {"data_type": "text", "precision": 64}
+_KEY = {**_ID, "nullable": False}
+_TEXT = {"data_type": "text"}
+_NUMBER = {"data_type": "bigint"}
+_YES_OR_NO = {"data_type": "bool"}
+_SECONDS = {"data_type": "double"}
+_TIME = {"data_type": "timestamp", "precision": 6}
+
+COLUMNS: dict[str, dict[str, dict[str, Any]]] = {
+    "runs": {
+        "transaction_id": {**_KEY, "primary_key": True},
+        "trace_id": _ID,
+        "pipeline": {**_TEXT, "nullable": False},
+        "started_at": {**_TIME, "nullable": False},
+        "finished_at": _TIME,
+        "outcome": _TEXT,
+        "error_type": _TEXT,
+        "error_message": _TEXT,
+        "rows": _NUMBER,
+        "bytes": _NUMBER,
+        "failed_jobs": _NUMBER,
+        "dlt_version": _TEXT,
+        "host": _TEXT,
+        "tags": _TEXT,
+        "attempt": _NUMBER,
+        "will_retry": _YES_OR_NO,
+    },
+    "steps": {
+        "transaction_id": _KEY,
+        "load_id": _TEXT,
+        "step": {**_TEXT, "nullable": False},
+        "depth": _NUMBER,
+        "started_at": _TIME,
+        "finished_at": _TIME,
+        "duration": _SECONDS,
+        "rows": _NUMBER,
+        "bytes": _NUMBER,
+        "error_type": _TEXT,
+        "error_message": _TEXT,
+        "span_id": _ID,
+    },
+    "tables": {
+        "transaction_id": _KEY,
+        "load_id": _TEXT,
+        "step": {**_TEXT, "nullable": False},
+        "table_name": {**_TEXT, "nullable": False},
+        "started_at": _TIME,
+        "finished_at": _TIME,
+        "duration": _SECONDS,
+        "rows": _NUMBER,
+        "bytes": _NUMBER,
+        "jobs": _NUMBER,
+    },
+    "jobs": {
+        "transaction_id": _KEY,
+        "load_id": _TEXT,
+        "job_id": {**_TEXT, "nullable": False},
+        "table_name": {**_TEXT, "nullable": False},
+        "state": _TEXT,
+        "file_format": _TEXT,
+        "started_at": _TIME,
+        "finished_at": _TIME,
+        "duration": _SECONDS,
+        "rows": _NUMBER,
+        "bytes": _NUMBER,
+        "retry_count": _NUMBER,
+        "error_message": _TEXT,
+    },
+    "schema_changes": {
+        "transaction_id": _KEY,
+        "load_id": _TEXT,
+        "changed_at": _TIME,
+        "kind": {**_TEXT, "nullable": False},
+        "table_name": {**_TEXT, "nullable": False},
+        "column_name": _TEXT,
+        "data_type": _TEXT,
+        "base_column": _TEXT,
+        "base_type": _TEXT,
+        "hints": _TEXT,
+    },
+}
+"""Tables and columns, with dlt's hints."""
+
+
+def hints(*, merges: bool) -> dict[str, dict[str, Any]]:
+    """Arguments of `dlt.resource` for each table.
+
+    Args:
+        merges: Whether the destination replaces rows by key; where it does not, the end of a run is a
+            second row of `runs`.
+    """
+    contract = {"tables": "evolve", "columns": "discard_value", "data_type": "discard_value"}
+    return {
+        name: {
+            "columns": {
+                column: {"name": column, **hint, **({"nullable": True} if "nullable" not in hint else {})}
+                for column, hint in columns.items()
+            },
+            "write_disposition": "merge" if merges and name == "runs" else "append",
+            "schema_contract": contract,
+            "max_table_nesting": 0,
+        }
+        for name, columns in COLUMNS.items()
+    }
+
+
+def begun(run: Run, started_at: datetime, trace_id: str | None, process: Mapping[str, Any]) -> Rows:
+    """The row of a run that has begun; it has no outcome yet."""
+    return {"runs": [{**_identity(run, process), "trace_id": trace_id, "started_at": started_at}]}
+
+
+def lost(event: RunLost, process: Mapping[str, Any]) -> Rows:
+    """The row of a run whose process died; its end is when that process last gave a sign of life."""
+    row = {
+        **_identity(event.run, process),
+        "trace_id": event.trace_id or event.run.transaction_id,
+        "started_at": event.started_at,
+        "finished_at": event.last_seen_at,
+        "outcome": event.outcome,
+        "error_type": event.outcome,
+        "error_message": f"in {event.step or event.method}, process {event.pid}",
+        "host": event.host,
+    }
+    return {"runs": [row]}
+
+
+def finished(event: RunFinished, process: Mapping[str, Any]) -> Rows:
+    """All rows of a run that has ended; that of its beginning gives way to the one in `runs`."""
+    failure = event.failure
+    outermost = next((step for step in reversed(event.steps) if step.depth == 0), None)
+    run = {
+        **_identity(event.run, process),
+        "trace_id": None if outermost is None else outermost.trace_id,
+        "started_at": event.started_at,
+        "finished_at": event.finished_at,
+        "outcome": event.outcome,
+        "error_type": None if failure is None else failure.error_type,
+        "error_message": None if failure is None else shortened(failure.message, _MAX_TEXT),
+        "rows": event.rows,
+        "bytes": event.bytes,
+        "failed_jobs": len(event.failed_jobs),
+        "will_retry": event.will_retry,
+    }
+    key = event.run.transaction_id
+    return {
+        "runs": [run],
+        "steps": [_step(key, step) for step in event.steps],
+        "tables": [row for step in event.steps for row in _tables(key, step)],
+        "jobs": _jobs(key, event.steps),
+        "schema_changes": [row for step in event.steps for row in _schema_changes(key, step)],
+    }
+
+
+def _identity(run: Run, process: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "transaction_id": run.transaction_id,
+        "pipeline": run.pipeline,
+        "attempt": run.attempt,
+        **process,
+    }
+
+
+def tags_text(tags: Mapping[str, str]) -> str | None:
+    """Tags as a JSON object; None where there are none."""
+    return json.dumps(dict(tags), ensure_ascii=False, sort_keys=True) if tags else None
+
+
+def _load_ids(step: StepFinished) -> str | None:
+    ids = dict.fromkeys(package.load_id for package in step.packages)
+    if not ids and step.failure is not None and step.failure.load_id:
+        ids = {step.failure.load_id: None}
+    return ",".join(ids) or None
+
+
+def _step(key: str, step: StepFinished) -> dict[str, Any]:
+    failure = step.failure
+    loaded = [job for job in step.load_jobs if job.state == "completed" and not job.internal]
+    return {
+        "transaction_id": key,
+        "load_id": _load_ids(step),
+        "step": step.step,
+        "depth": step.depth,
+        "started_at": step.started_at,
+        "finished_at": step.finished_at,
+        "duration": step.duration,
+        "rows": sum(job.rows or 0 for job in loaded) if step.load_jobs else step.rows,
+        "bytes": sum(job.bytes or 0 for job in loaded) if step.load_jobs else step.bytes,
+        "error_type": None if failure is None else failure.error_type,
+        "error_message": None if failure is None else shortened(failure.message, _MAX_TEXT),
+        "span_id": step.span_id,
+    }
+
+
+def _tables(key: str, step: StepFinished) -> Iterable[dict[str, Any]]:
+    """What extract and normalize wrote, and what load sent, for each table of the user's."""
+    common = {"transaction_id": key, "load_id": _load_ids(step), "step": step.step}
+    for table in step.tables:
+        if not table.internal:
+            yield {
+                **common,
+                "table_name": table.name,
+                **_window(table.started_at, table.finished_at),
+                "rows": table.rows,
+                "bytes": table.bytes,
+                "jobs": None,
+            }
+    by_table: dict[str, list[Any]] = {}
+    for job in step.load_jobs:
+        if not job.internal:
+            by_table.setdefault(job.table, []).append(job)
+    for name, jobs in by_table.items():
+        starts = [job.started_at for job in jobs if job.started_at is not None]
+        ends = [job.finished_at for job in jobs if job.finished_at is not None]
+        done = [job for job in jobs if job.state == "completed"]
+        yield {
+            **common,
+            "table_name": name,
+            **_window(min(starts, default=None), max(ends, default=None)),
+            "rows": sum(job.rows or 0 for job in done),
+            "bytes": sum(job.bytes or 0 for job in done),
+            "jobs": len(jobs),
+        }
+
+
+def _jobs(key: str, steps: Iterable[StepFinished]) -> list[dict[str, Any]]:
+    found = [(_load_ids(step), job) for step in steps for job in step.load_jobs if not job.internal]
+    if len(found) > _MAX_JOBS:
+        found.sort(key=lambda pair: pair[1].state == "completed")
+    return [
+        {
+            "transaction_id": key,
+            "load_id": load_id,
+            "job_id": job.job_id,
+            "table_name": job.table,
+            "state": job.state,
+            "file_format": job.file_format,
+            **_window(job.started_at, job.finished_at),
+            "rows": job.rows,
+            "bytes": job.bytes,
+            "retry_count": job.retry_count,
+            "error_message": shortened(job.failed_message, _MAX_TEXT) if job.failed_message else None,
+        }
+        for load_id, job in found[:_MAX_JOBS]
+    ]
+
+
+def _schema_changes(key: str, step: StepFinished) -> Iterable[dict[str, Any]]:
+    for change in step.schema_changes:
+        yield {
+            "transaction_id": key,
+            "load_id": change.load_id,
+            "changed_at": step.finished_at,
+            "kind": change.kind,
+            "table_name": change.table,
+            "column_name": change.column,
+            "data_type": change.data_type,
+            "base_column": change.base_column,
+            "base_type": change.base_type,
+            "hints": "; ".join(change.hints) or None,
+        }
+
+
+def _window(started_at: Any, finished_at: Any) -> dict[str, Any]:
+    """Times of the work, and seconds between them."""
+    is_known = started_at is not None and finished_at is not None
+    seconds = max((finished_at - started_at).total_seconds(), 0.0) if is_known else None
+    return {"started_at": started_at, "finished_at": finished_at, "duration": seconds}

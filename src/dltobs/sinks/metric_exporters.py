@@ -1,0 +1,195 @@
+"""A metric exporter that redacts what it sends."""
+
+from __future__ import annotations
+
+import os
+import threading
+import uuid
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from opentelemetry.sdk.metrics.export import (
+    AggregationTemporality,
+    MetricExporter,
+    MetricExportResult,
+    MetricsData,
+)
+from opentelemetry.sdk.metrics.view import ExplicitBucketHistogramAggregation
+
+from dltobs.sinks.clean import IDENTITIES, SCOPE, Withholding, clean_attributes, clean_resource, clean_scope
+from dltobs.sinks.counted import Counted
+from dltobs.sinks.undelivered import Stored, Undelivered
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from opentelemetry.sdk.metrics.export import Metric, ResourceMetrics, ScopeMetrics
+
+    from dltobs._redaction import Redactor
+    from dltobs.sinks.answers import Ear
+    from dltobs.sinks.delivery import Delivery
+
+
+class RedactingMetricExporter(MetricExporter):
+    """Redacts metrics, whoever made them, and counts the points that the inner exporter got through.
+
+    After `shutdown()` it takes points and does nothing with them: a reader exports once more when it ends,
+    what has been exported by the flush before. Likewise in a forked child, where the SDK starts the thread of
+    the reader again, with the parent's points.
+
+    Args:
+        exporter: What sends.
+        redactor: Takes the secrets out of attributes and the resource.
+        delivery: The counters.
+        ear: Hears what the back end says to an export.
+    """
+
+    def __init__(self, exporter: MetricExporter, redactor: Redactor, delivery: Delivery, ear: Ear) -> None:
+        # the reader takes both from its exporter, by these names
+        aggregations = exporter._preferred_aggregation or {}  # noqa: SLF001
+        super().__init__(
+            preferred_temporality=exporter._preferred_temporality,  # noqa: SLF001
+            preferred_aggregation={
+                kind: aggregation
+                for kind, aggregation in aggregations.items()
+                # the default anyway; named by an exporter, older SDKs ignore the boundaries of instruments
+                if type(aggregation) is not ExplicitBucketHistogramAggregation
+            },
+        )
+        self._exporter = exporter
+        self._redactor = redactor
+        self._delivery = delivery
+        self.undelivered = Undelivered(self._store, delivery.discard)
+        self._counted = Counted(delivery, ear, self.undelivered)
+        self._process = os.getpid()
+        self._is_refusing = self.is_keeping = False
+        temporality = self._preferred_temporality or {}
+        self._is_cumulative = AggregationTemporality.DELTA not in temporality.values()
+        self._id = uuid.uuid4().hex
+        self._kept_until = 0
+        self._lock = threading.Lock()
+
+    def refuse(self) -> None:
+        """Take points from now on and do nothing with them; an export that is under way goes on."""
+        self._is_refusing = True
+
+    def keep(self) -> None:
+        """Put points into the spool from now on; an export that is under way goes on."""
+        self.is_keeping = True
+
+    def export(
+        self, metrics_data: MetricsData, timeout_millis: float = 10_000, **kwargs: Any
+    ) -> MetricExportResult:
+        """Send the points, redacted. If that fails, they go without texts."""
+        count = _points_in(metrics_data)
+        if not count or self._is_refusing or self._process != os.getpid():
+            return MetricExportResult.SUCCESS
+        self._delivery.submitted(count)
+        if self.is_keeping:
+            stored = self._store([metrics_data])
+            end = self._delivery.dropped if stored is None else self._delivery.kept
+            end(count, self._counted.reason)
+            return MetricExportResult.SUCCESS
+
+        def send() -> bool:
+            clean = self._clean(metrics_data)
+            result = self._exporter.export(clean, timeout_millis=timeout_millis, **kwargs)
+            return result is MetricExportResult.SUCCESS
+
+        is_taken = self._counted.send(count, [metrics_data], send)
+        if is_taken and self._is_cumulative:
+            with self._lock:
+                if 0 < self._kept_until <= _end_of(metrics_data):
+                    self._kept_until = 0
+                    self._delivery.discard(self._id)  # these sums contain those
+        return MetricExportResult.SUCCESS if is_taken else MetricExportResult.FAILURE
+
+    def _store(self, batch: Sequence[MetricsData]) -> Stored | None:
+        """Keep an export that was not taken, with its own times.
+
+        A cumulative sum contains all earlier ones since the process began, so the latest takes the place of
+        those before it, whichever comes here first; of delta temporality each counts.
+        """
+        if self._delivery.route is None:
+            return None
+        (data,) = batch
+        if not self._is_cumulative:
+            return self._stored(data, uuid.uuid4().hex)
+        with self._lock:
+            if _end_of(data) < self._kept_until:
+                return Stored(_points_in(data), "superseded")
+            stored = self._stored(data, self._id)
+            if stored is not None:
+                self._kept_until = _end_of(data)
+            return stored
+
+    def _stored(self, data: MetricsData, entry_id: str) -> Stored | None:
+        from opentelemetry.exporter.otlp.proto.common.metrics_encoder import encode_metrics
+
+        payload = encode_metrics(self._clean(data)).SerializeToString()
+        is_kept = self._delivery.keep(payload, _points_in(data), entry_id)
+        return Stored(_points_in(data), entry_id) if is_kept else None
+
+    def force_flush(self, timeout_millis: float = 10_000) -> bool:
+        """Nothing is buffered here."""
+        return self._exporter.force_flush(timeout_millis)
+
+    def shutdown(self, timeout_millis: float = 30_000, **_: Any) -> None:
+        """Close the inner exporter; what is still on its way is kept or lost."""
+        self.refuse()
+        self._counted.close(lambda: self._exporter.shutdown(timeout_millis=timeout_millis))
+
+    def _clean(self, data: MetricsData) -> MetricsData:
+        try:
+            return _rebuilt(data, self._redactor)
+        except Exception:  # noqa: BLE001 - the numbers must appear all the same
+            withholding: Any = Withholding()
+            return _rebuilt(data, withholding)
+
+
+def _points_of(data: MetricsData) -> Iterator[Any]:
+    for resource in data.resource_metrics:
+        for scope in resource.scope_metrics:
+            for metric in scope.metrics:
+                yield from metric.data.data_points
+
+
+def _points_in(data: MetricsData) -> int:
+    return sum(1 for _ in _points_of(data))
+
+
+def _end_of(data: MetricsData) -> int:
+    """When the points were collected, in nanoseconds since the epoch."""
+    return max((point.time_unix_nano for point in _points_of(data)), default=0)
+
+
+def _rebuilt(data: MetricsData, redactor: Redactor) -> MetricsData:
+    def of_resource(one: ResourceMetrics) -> ResourceMetrics:
+        scopes = [of_scope(scope) for scope in one.scope_metrics]
+        return replace(one, resource=clean_resource(one.resource, redactor), scope_metrics=scopes)
+
+    def of_scope(one: ScopeMetrics) -> ScopeMetrics:
+        kept = IDENTITIES if one.scope.name == SCOPE else frozenset()
+        return replace(
+            one,
+            scope=clean_scope(one.scope, redactor),
+            metrics=[of_metric(metric, kept) for metric in one.metrics],
+            schema_url=redactor.text(one.schema_url) if one.schema_url else one.schema_url,
+        )
+
+    def of_metric(one: Metric, kept: frozenset[str]) -> Metric:
+        points: Any = [of_point(point, kept) for point in one.data.data_points]
+        data = replace(one.data, data_points=points)
+        # the name is what the metric is known by, and OpenTelemetry takes only identifiers
+        return replace(one, description=redactor.text(one.description or ""), data=data)
+
+    def of_point(one: Any, kept: frozenset[str]) -> Any:
+        changed: dict[str, Any] = {"attributes": clean_attributes(one.attributes or {}, redactor, kept)}
+        if getattr(one, "exemplars", None):
+            changed["exemplars"] = [of_exemplar(exemplar) for exemplar in one.exemplars]
+        return replace(one, **changed)
+
+    def of_exemplar(one: Any) -> Any:
+        return replace(one, filtered_attributes=clean_attributes(one.filtered_attributes or {}, redactor))
+
+    return MetricsData(resource_metrics=[of_resource(one) for one in data.resource_metrics])

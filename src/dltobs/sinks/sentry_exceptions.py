@@ -1,0 +1,120 @@
+"""Exceptions and stack frames as Sentry wants them, with the lines of the user's code around each frame."""
+
+from __future__ import annotations
+
+import contextlib
+import linecache
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from dltobs._describe import shortened
+from dltobs._events import ExceptionInfo
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from dltobs._events import Failure, Frame
+    from dltobs._redaction import Redactor
+
+_CONTEXT_LINES = 5
+"""Before and after, as Sentry's own SDK has it."""
+
+
+_LINE_LENGTH = 500
+
+MESSAGE_LENGTH = 8000
+"""Characters; an event of more than 1 MB is refused as a whole."""
+
+
+def exceptions_of(failure: Failure, redactor: Redactor) -> list[dict[str, Any]]:
+    """The chain as Sentry wants it: the one it began with first, each naming what it led to.
+
+    Sentry takes the last one for the title of the issue.
+    """
+    chain = _without_wrappers(failure)
+    return [_exception(info, number, redactor) for number, info in reversed(list(enumerate(chain)))]
+
+
+def _without_wrappers(failure: Failure) -> list[ExceptionInfo]:
+    """The chain without the exceptions in which dlt wraps what happened: their texts are tags and context.
+
+    Their frames go before those of the first one that is left, which makes its stack whole: from the step
+    of the pipeline to the line that raised.
+    """
+    chain = list(failure.chain)
+    if all(info.type != failure.error_type for info in chain):
+        # the exception of a load job was raised in a thread of its own
+        chain.append(ExceptionInfo(failure.error_type, failure.message, ()))
+    outer: Sequence[Frame] = ()
+    while len(chain) > 1 and chain[0].type.startswith("dlt."):
+        outer = _joined(outer, chain.pop(0).frames)
+    chain[0] = replace(chain[0], frames=tuple(_joined(outer, chain[0].frames)))
+    return chain
+
+
+def _joined(outer: Sequence[Frame], inner: Sequence[Frame]) -> Sequence[Frame]:
+    """The frames of an exception after those of the one that was raised when it was caught."""
+    if outer and inner and (outer[-1].path, outer[-1].function) == (inner[0].path, inner[0].function):
+        outer = outer[:-1]  # the function that caught the one and raised the other
+    return (*outer, *inner)
+
+
+def _exception(info: ExceptionInfo, number: int, redactor: Redactor) -> dict[str, Any]:
+    module, _, name = info.type.rpartition(".")
+    mechanism: dict[str, Any] = {"type": "dlt", "handled": False, "exception_id": number}
+    if number:
+        mechanism.update(type="chained", parent_id=number - 1)
+    described: dict[str, Any] = {
+        "type": name,
+        "module": module or None,
+        "value": shortened(info.message, MESSAGE_LENGTH),
+        "mechanism": mechanism,
+    }
+    if info.frames:
+        described["stacktrace"] = {"frames": [_frame(frame, redactor) for frame in info.frames]}
+    return described
+
+
+def _frame(frame: Frame, redactor: Redactor) -> dict[str, Any]:
+    described: dict[str, Any] = {
+        "filename": _short(frame.path, frame.module),
+        "abs_path": frame.path,
+        "function": frame.function,
+        "module": frame.module,
+        "lineno": frame.line,
+        "context_line": frame.source,
+        "in_app": frame.in_app,
+    }
+    if frame.in_app and frame.source:
+        with contextlib.suppress(Exception):  # the source and the redactor may fail; the frame tells enough
+            described.update(_source_context(frame, redactor))
+    return described
+
+
+def _source_context(frame: Frame, redactor: Redactor) -> dict[str, Any]:
+    """The lines around a frame, redacted as one text: a secret may stand on several lines.
+
+    Nothing where the file is not the one that ran: it was edited since, or cannot be read.
+    """
+    lines = linecache.getlines(frame.path)
+    number = frame.line - 1
+    if not 0 <= number < len(lines) or redactor.text(lines[number].strip()) != frame.source:
+        return {}
+    first = max(number - _CONTEXT_LINES, 0)
+    block = [line.rstrip("\r\n") for line in lines[first : number + 1 + _CONTEXT_LINES]]
+    clean = [line[:_LINE_LENGTH] for line in redactor.text("\n".join(block)).split("\n")]
+    if len(clean) != len(block):
+        return {}  # what was taken out reached over a line's end
+    position = number - first
+    return {
+        "pre_context": clean[:position],
+        "context_line": clean[position],
+        "post_context": clean[position + 1 :],
+    }
+
+
+def _short(path: str, module: str) -> str:
+    """The path from the package on, as Sentry shows it; the file's name where that is unknown."""
+    parts = path.replace("\\", "/").split("/")
+    depth = module.count(".") + 1 + (parts[-1] == "__init__.py")
+    return "/".join(parts[-depth:])

@@ -1,0 +1,218 @@
+"""What has been told is not told again for a while, but counted."""
+
+from __future__ import annotations
+
+import json
+import logging
+import stat
+import threading
+from pathlib import Path
+
+import pytest
+
+from dltobs._cooldown import FILE_NAME, Cooldown, key_of
+from dltobs._redaction import Redactor
+from dltobs._warnings import Warner
+from scripts import run_script
+
+HOUR = 3600.0
+START = 1_800_000_000.0
+KEY = key_of("shop", "load", "KeyError", "no such order")
+
+
+@pytest.fixture
+def warner():
+    return Warner(Redactor())
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return str(tmp_path)
+
+
+def entries(folder):
+    return json.loads((Path(folder) / FILE_NAME).read_text("utf-8"))
+
+
+def names(folder):
+    return [path.name for path in Path(folder).iterdir()]
+
+
+def test_the_same_failure_is_told_once_and_then_with_the_number_of_those_in_between(folder, warner):
+    """Also by another process, which reads the file."""
+    permit = Cooldown(HOUR, warner).ask(folder, KEY, START)
+    assert (permit.more, permit.since) == (0, None)
+    Cooldown(HOUR, warner).told(permit)
+    for minute in range(1, 5):
+        assert Cooldown(HOUR, warner).ask(folder, KEY, START + 60 * minute) is None
+    permit = Cooldown(HOUR, warner).ask(folder, KEY, START + HOUR)
+    assert (permit.more, permit.since) == (4, START)
+    Cooldown(HOUR, warner).told(permit)
+    assert entries(folder)[KEY] == [START + HOUR, True, 0, None]
+
+
+def test_another_failure_is_told(folder, warner):
+    cooldown = Cooldown(HOUR, warner)
+    cooldown.told(cooldown.ask(folder, KEY, START))
+    assert cooldown.ask(folder, key_of("shop", "load", "KeyError", "no such item"), START) is not None
+    assert cooldown.ask(folder, key_of("shop", "extract", "KeyError", "no such order"), START) is not None
+    assert cooldown.ask(folder, key_of("other", "load", "KeyError", "no such order"), START) is not None
+
+
+def test_zero_seconds_never_mute_and_leave_no_file(folder, warner):
+    cooldown = Cooldown(0, warner)
+    for _ in range(3):
+        permit = cooldown.ask(folder, KEY, START)
+        cooldown.told(permit)
+        assert permit.more == 0
+    assert names(folder) == []
+
+
+def test_what_is_on_its_way_is_not_sent_twice_but_only_for_a_while(folder, warner):
+    """Its process may have died; the one that follows is told, with those in between."""
+    assert Cooldown(HOUR, warner).ask(folder, KEY, START) is not None
+    assert Cooldown(HOUR, warner).ask(folder, KEY, START + 5) is None
+    permit = Cooldown(HOUR, warner).ask(folder, KEY, START + 300)
+    assert (permit.more, permit.since) == (2, START)
+
+
+def test_what_was_lost_does_not_mute(folder, warner):
+    """The next message tells of the ones that nobody has seen."""
+    cooldown = Cooldown(HOUR, warner)
+    cooldown.lost(cooldown.ask(folder, KEY, START))
+    cooldown.lost(cooldown.ask(folder, KEY, START + 1))
+    permit = cooldown.ask(folder, KEY, START + 2)
+    assert (permit.more, permit.since) == (2, START)
+
+
+def test_those_that_came_while_it_was_on_its_way_are_counted(folder, warner):
+    cooldown = Cooldown(HOUR, warner)
+    permit = cooldown.ask(folder, KEY, START)
+    assert cooldown.ask(folder, KEY, START + 1) is None
+    cooldown.told(permit)
+    assert cooldown.ask(folder, KEY, START + 2) is None
+    assert cooldown.ask(folder, KEY, START + HOUR).more == 2
+
+
+def test_a_clock_that_is_put_back_does_not_mute_for_ever(folder, warner):
+    """Neither by what was told in what is now the future, nor by what was on its way then."""
+    cooldown = Cooldown(HOUR, warner)
+    cooldown.told(cooldown.ask(folder, KEY, START + 10 * HOUR))
+    permit = cooldown.ask(folder, KEY, START)
+    assert permit is not None
+    cooldown.told(permit)
+    assert cooldown.ask(folder, KEY, START + 1) is None
+    other = key_of("shop", "load", "ValueError", "")
+    assert cooldown.ask(folder, other, START + HOUR) is not None
+    assert cooldown.ask(folder, other, START) is not None
+
+
+def test_the_file_is_private_and_holds_no_text(folder, warner):
+    cooldown = Cooldown(HOUR, warner)
+    cooldown.told(cooldown.ask(folder, KEY, START))
+    path = Path(folder) / FILE_NAME
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    content = path.read_text("utf-8")
+    assert "shop" not in content
+    assert "order" not in content
+    assert names(folder) == [FILE_NAME]
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "",
+        "[]",
+        '{"a": 1}',
+        '{"' + KEY + '": [1, true',
+        json.dumps({KEY: [1e999, True, 0, None]}),
+        json.dumps({KEY: [10**400, True, 0, None]}),
+        json.dumps({KEY: [START, "yes", 0, None]}),
+        json.dumps({KEY: [START, True, -1, None]}),
+        json.dumps({KEY: [START, True, 0, "now"]}),
+        json.dumps({KEY: [START, True, 0]}),
+        "\0" * 1000,
+        "[" * 100_000,
+    ],
+)
+def test_a_torn_or_foreign_file_harms_nothing(folder, warner, content):
+    (Path(folder) / FILE_NAME).write_text(content, "utf-8")
+    cooldown = Cooldown(HOUR, warner)
+    permit = cooldown.ask(folder, KEY, START + 1)
+    assert permit is not None
+    cooldown.told(permit)
+    assert entries(folder)[KEY] == [START + 1, True, 0, None]
+
+
+def test_the_file_does_not_grow_for_ever(folder, warner):
+    """Those that came to something last are kept."""
+    cooldown = Cooldown(HOUR, warner)
+    keys = [key_of("shop", "load", f"E{'x' * number}", "") for number in range(230)]
+    for number, key in enumerate(keys):
+        cooldown.told(cooldown.ask(folder, key, START + number))
+    assert set(entries(folder)) == set(keys[-200:])
+    assert cooldown.ask(folder, keys[-1], START + 231) is None
+
+
+def test_a_folder_that_cannot_be_written_is_one_warning_and_everything_is_told(tmp_path, warner, caplog):
+    caplog.set_level(logging.WARNING, "dltobs")
+    cooldown = Cooldown(HOUR, warner)
+    for number in range(3):
+        permit = cooldown.ask(str(tmp_path / "gone"), KEY, START + number)
+        assert permit is not None
+        cooldown.told(permit)
+    (record,) = caplog.records
+    assert "told again" in record.getMessage()
+
+
+def test_without_a_folder_it_is_remembered_in_the_process(warner):
+    cooldown = Cooldown(HOUR, warner)
+    cooldown.told(cooldown.ask(None, KEY, START))
+    assert cooldown.ask(None, KEY, START + 1) is None
+    assert Cooldown(HOUR, warner).ask(None, KEY, START + 1) is not None
+
+
+def test_threads_count_every_one(folder, warner):
+    cooldown = Cooldown(HOUR, warner)
+    permits = []
+    threads = [
+        threading.Thread(target=lambda: permits.append(cooldown.ask(folder, KEY, START))) for _ in range(20)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    (permit,) = filter(None, permits)
+    cooldown.told(permit)
+    assert cooldown.ask(folder, KEY, START + HOUR).more == 19
+
+
+def test_processes_that_write_at_once_leave_a_whole_file(tmp_path):
+    """The last one wins, so one may have forgotten what another told; none is torn, no other file is left."""
+    script = """
+    import os
+    from dltobs._cooldown import Cooldown, key_of
+    from dltobs._redaction import Redactor
+    from dltobs._warnings import Warner
+
+    children = []
+    for child in range(4):
+        pid = os.fork()
+        if pid == 0:
+            cooldown = Cooldown(3600, Warner(Redactor()))
+            for number in range(50):
+                permit = cooldown.ask("folder", key_of("p", "load", "E" * (child + 1), "m"))
+                if permit is not None:
+                    cooldown.told(permit)
+            os._exit(0)
+        children.append(pid)
+    assert all(os.waitpid(pid, 0)[1] == 0 for pid in children)
+    """
+    (tmp_path / "folder").mkdir()
+    result = run_script(script, tmp_path, prelude="")
+    assert result.returncode == 0, result.stderr
+    assert result.stderr == ""
+    assert names(tmp_path / "folder") == [FILE_NAME]
+    known = entries(tmp_path / "folder")
+    assert 0 < len(known) <= 4
+    assert all(muted > 0 for _, _, muted, _ in known.values())

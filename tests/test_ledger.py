@@ -1,0 +1,522 @@
+"""The run ledger: what it says of runs, and that nobody but itself notices it."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import logging
+import re
+import signal
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import dlt
+import duckdb
+import pytest
+from dlt.pipeline.helpers import retry_load
+from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_none
+
+import dltobs
+from conftest import SECRET
+from dltobs._aside import CannotLoadAsideError, target_of
+from recording import RecordingSink
+from scripts import PRELUDE, run_script
+
+ROOT = Path(__file__).parents[1]
+TABLES = ("jobs", "runs", "schema_changes", "steps", "tables")
+
+
+@dlt.resource
+def broken():
+    yield {"id": 1}
+    message = f"no such order, password={SECRET}"
+    raise ValueError(message)
+
+
+def query(path: Path, sql: str) -> list[dict[str, Any]]:
+    with duckdb.connect(str(path)) as connection:
+        result = connection.execute(sql)
+        names = [column[0] for column in result.description]
+        return [dict(zip(names, row, strict=True)) for row in result.fetchall()]
+
+
+@pytest.fixture
+def ledger(tmp_path):
+    """Reads a table of the ledger of the pipeline `shop`."""
+    return lambda sql: query(tmp_path / "shop.duckdb", sql)
+
+
+def warnings(caplog) -> list[str]:
+    return [record.message for record in caplog.records if record.name == "dltobs"]
+
+
+def test_a_run_is_one_row_with_its_steps_tables_jobs_and_schema_changes(pipeline, ledger):
+    """What design and documentation promise, with the numbers of the run."""
+    dltobs.configure(ledger=True, tags="team=data")
+    shop = pipeline()
+    shop.run([{"id": 1, "items": [{"sku": "a"}, {"sku": "b"}]}], table_name="orders")
+    (run,) = ledger("from shop_data_dltobs.runs")
+    assert run["transaction_id"] == run["trace_id"] == shop.last_trace.transaction_id
+    assert (run["pipeline"], run["outcome"], run["rows"], run["failed_jobs"]) == ("shop", "ok", 3, 0)
+    assert (run["tags"], run["dlt_version"]) == ('{"team": "data"}', dlt.__version__)
+    assert run["host"]
+    assert run["bytes"] > 0
+    assert run["error_type"] is None
+    assert run["started_at"] < run["finished_at"]
+    steps = ledger("select step, depth, rows from shop_data_dltobs.steps order by finished_at")
+    assert [(one["step"], one["depth"]) for one in steps] == [
+        ("extract", 1),
+        ("normalize", 1),
+        ("load", 1),
+        ("run", 0),
+    ]
+    load_id = shop.last_trace.last_load_info.loads_ids[0]
+    assert ledger(
+        "select table_name, rows, jobs, load_id from shop_data_dltobs.tables where step = 'load' order by 1"
+    ) == [
+        {"table_name": "orders", "rows": 1, "jobs": 1, "load_id": load_id},
+        {"table_name": "orders__items", "rows": 2, "jobs": 1, "load_id": load_id},
+    ]
+    jobs = ledger("select table_name, state, rows, retry_count from shop_data_dltobs.jobs order by 1")
+    assert [tuple(job.values()) for job in jobs] == [
+        ("orders", "completed", 1, 0),
+        ("orders__items", "completed", 2, 0),
+    ]
+    changes = ledger("select kind, table_name from shop_data_dltobs.schema_changes order by 2")
+    assert [tuple(change.values()) for change in changes] == [
+        ("new_table", "orders"),
+        ("new_table", "orders__items"),
+    ]
+    assert {key: run[key] for key in ("attempt", "will_retry")} == {"attempt": None, "will_retry": False}
+
+
+def test_a_failed_run_is_recorded_without_secrets(pipeline, ledger, monkeypatch):
+    """Root cause, outcome, the step that failed; no byte of what dlt resolved as a secret."""
+    monkeypatch.setenv("API_KEY", SECRET)
+    dltobs.configure(ledger=True)
+
+    @dlt.source(name="api")
+    def api(api_key: str = dlt.secrets.value):
+        return broken()
+
+    with pytest.raises(Exception, match="no such order"):
+        pipeline().run(api())
+    (run,) = ledger("from shop_data_dltobs.runs")
+    assert (run["outcome"], run["error_type"]) == ("failed", "ValueError")
+    assert run["error_message"] == "no such order, password=***"
+    failed = ledger("select step from shop_data_dltobs.steps where error_type = 'ValueError' order by 1")
+    assert [one["step"] for one in failed] == ["extract", "run"]
+
+
+def test_the_row_is_there_while_the_run_is_on(pipeline, tmp_path):
+    """Without an outcome, which comes with the end."""
+    dltobs.configure(ledger=True)
+    seen = []
+
+    @dlt.resource
+    def orders():
+        seen.extend(query(tmp_path / "shop.duckdb", "from shop_data_dltobs.runs"))
+        yield {"id": 1}
+
+    shop = pipeline()
+    shop.run(orders())
+    (row,) = seen
+    assert (row["transaction_id"], row["outcome"]) == (shop.last_trace.transaction_id, None)
+    assert (row["finished_at"], row["trace_id"]) == (None, shop.last_trace.transaction_id)
+
+
+def layout(tmp_path: Path, name: str) -> dict[str, Any]:
+    """All that a user can see of his own data: tables, columns, types, schemas and loads."""
+    mine = f"table_schema not like '{name}_data_dltobs%'"
+    file = tmp_path / f"{name}.duckdb"
+    return {
+        "columns": query(
+            file,
+            "select table_schema, table_name, column_name, data_type from information_schema.columns "
+            f"where {mine} order by all",
+        ),
+        "schemas": query(file, f"select schema_name, version from {name}_data._dlt_version order by all"),
+        "loads": query(file, f"select schema_name, status from {name}_data._dlt_loads"),
+        "states": query(file, f"select version, pipeline_name from {name}_data._dlt_pipeline_state"),
+    }
+
+
+def test_the_dataset_schema_state_and_trace_are_the_same_with_and_without(pipeline, tmp_path):
+    """Nothing of the user's has more, fewer or other parts."""
+
+    def go() -> tuple[Any, ...]:
+        shop = pipeline("shop", destination=dlt.destinations.duckdb(str(tmp_path / "shop.duckdb")))
+        for _ in range(2):
+            shop.run([{"id": 1, "items": [{"sku": "a"}]}], table_name="orders")
+        found = layout(tmp_path, "shop")
+        trace = [(step.step, step.step_exception) for step in shop.last_trace.steps]
+        state = {key: value for key, value in shop.state.items() if not key.startswith(("_", "version"))}
+        is_active = dlt.pipeline() is shop
+        assert shop.last_trace.last_load_info.loads_ids[0] in {
+            one["load_id"]
+            for one in query(tmp_path / "shop.duckdb", "select load_id from shop_data._dlt_loads")
+        }
+        for path in (tmp_path / "pipelines", tmp_path / "shop.duckdb"):
+            path.rename(path.with_name(f"{path.name}.{time.time()}"))
+        return found, trace, state, is_active, shop.default_schema.stored_version_hash, shop.schema_names
+
+    without = go()
+    dltobs.configure(ledger=True)
+    assert go() == without
+
+
+def test_nobody_hears_of_the_ledgers_own_pipeline(pipeline, caplog):
+    """No events, no lines in dlt's log, no trace: it is not the user's."""
+    recording = RecordingSink()
+    dltobs.configure(ledger=True, sinks=[recording], log_level="DEBUG")
+    shop = pipeline()
+    lines: list[str] = []
+    handler = logging.Handler()
+    handler.emit = lambda record: lines.append(record.getMessage())  # type: ignore[method-assign]
+    logging.getLogger("dlt").addHandler(handler)
+    shop.run([{"id": 1}], table_name="orders")
+    assert len(recording.runs) == 1
+    assert lines
+    assert [line for line in lines if "ledger" in line or "schema_changes" in line] == []
+    assert warnings(caplog) == []
+
+
+def test_the_dataset_can_be_chosen(pipeline, ledger):
+    dltobs.configure(ledger=True, ledger_dataset="operations")
+    pipeline().run([{"id": 1}], table_name="orders")
+    assert len(ledger("from operations.runs")) == 1
+
+
+def test_all_tables_are_there_from_the_first_run(pipeline, ledger):
+    """A query on failed jobs finds none, rather than no table."""
+    dltobs.configure(ledger=True)
+    with pytest.raises(Exception, match="no such order"):
+        pipeline().run(broken())
+    found = ledger(
+        "select table_name from information_schema.tables where table_schema = 'shop_data_dltobs' "
+        "and table_name not like '\\_dlt%' escape '\\' order by 1"
+    )
+    assert [one["table_name"] for one in found] == list(TABLES)
+    assert ledger("from shop_data_dltobs.jobs") == []
+
+
+def test_a_default_duckdb_file_is_that_of_the_pipeline(tmp_path, ledger):
+    """dlt names it after the pipeline, or puts it into the working directory: the ledger is in the same one."""
+    dltobs.configure(ledger=True)
+    dlt.pipeline("shop", destination="duckdb", dataset_name="shop_data").run([{"id": 1}], table_name="o")
+    assert len(ledger("from shop_data_dltobs.runs")) == 1
+    inside = dlt.pipeline(
+        "inner", destination=dlt.destinations.duckdb(":pipeline:"), dataset_name="inner_data"
+    )
+    inside.run([{"id": 1}], table_name="o")
+    (file,) = Path(inside.working_dir).glob("*.duckdb")
+    assert len(query(file, "from inner_data_dltobs.runs")) == 1
+
+
+def test_credentials_under_the_pipelines_name_are_found(tmp_path, monkeypatch):
+    """`SHOP__DESTINATION__…` is for this pipeline, and for what we write beside it."""
+    monkeypatch.setenv("SHOP__DESTINATION__DUCKDB__CREDENTIALS", f"duckdb:///{tmp_path}/own.duckdb")
+    dltobs.configure(ledger=True)
+    dlt.pipeline("shop", destination="duckdb", dataset_name="shop_data").run([{"id": 1}], table_name="o")
+    assert len(query(tmp_path / "own.duckdb", "from shop_data_dltobs.runs")) == 1
+
+
+def test_an_open_connection_of_the_users_is_written_to(pipeline):
+    """Also one in memory, which exists in this process only."""
+    dltobs.configure(ledger=True)
+    connection = duckdb.connect(":memory:")
+    pipeline(destination=dlt.destinations.duckdb(connection)).run([{"id": 1}], table_name="orders")
+    assert connection.execute("select outcome from shop_data_dltobs.runs").fetchall() == [("ok",)]
+
+
+def test_the_file_is_free_when_run_returns(pipeline, tmp_path):
+    """Another mode of opening would be refused while we hold it."""
+    dltobs.configure(ledger=True)
+    shop = pipeline()
+    for number in (1, 2, 3):
+        shop.run([{"id": 1}], table_name="orders")
+        with duckdb.connect(str(tmp_path / "shop.duckdb"), read_only=True) as connection:
+            assert len(connection.execute("from shop_data.orders").fetchall()) == number
+
+
+def test_the_destination_may_be_given_to_run(tmp_path, ledger):
+    """The ledger is beside the data, whatever the pipeline would have taken."""
+    dltobs.configure(ledger=True)
+    shop = dlt.pipeline("shop", pipelines_dir=str(tmp_path / "pipelines"))
+    destination = dlt.destinations.duckdb(str(tmp_path / "shop.duckdb"))
+    shop.run([{"id": 1}], table_name="orders", destination=destination, dataset_name="given")
+    (run,) = ledger("from given_dltobs.runs")
+    assert run["started_at"] == shop.last_trace.started_at
+    shop.run([{"id": 1}], table_name="orders", dataset_name="another")
+    assert len(ledger("from another_dltobs.runs")) == 1
+
+
+def test_an_interrupt_in_our_thread_leaves_the_writer_alive(pipeline, monkeypatch, ledger):
+    """dlt raises one in every thread in which it finds that a signal has come."""
+    dltobs.configure(ledger=True)
+    shop = pipeline()
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            "dltobs.sinks.ledger_writer.hints", lambda **_: (_ for _ in ()).throw(KeyboardInterrupt)
+        )
+        shop.run([{"id": 1}], table_name="orders")
+    shop.run([{"id": 1}], table_name="orders")
+    assert [row["outcome"] for row in ledger("from shop_data_dltobs.runs")] == ["ok"]
+
+
+def test_steps_that_are_called_alone_are_runs(pipeline, ledger):
+    dltobs.configure(ledger=True)
+    shop = pipeline()
+    shop.extract([{"id": 1}], table_name="orders")
+    shop.normalize()
+    shop.load()
+    rows = ledger("select outcome from shop_data_dltobs.runs order by started_at")
+    assert [row["outcome"] for row in rows] == ["ok", "ok", "ok"]
+
+
+def test_pipelines_in_threads_have_their_own_rows(tmp_path, pipeline):
+    """Each in its own destination."""
+    dltobs.configure(ledger=True)
+
+    def go(name: str) -> None:
+        pipeline(name).run([{"id": 1}], table_name="orders")
+
+    threads = [threading.Thread(target=go, args=(f"shop{number}",)) for number in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for number in range(3):
+        rows = query(tmp_path / f"shop{number}.duckdb", f"from shop{number}_data_dltobs.runs")
+        assert [(row["pipeline"], row["outcome"]) for row in rows] == [(f"shop{number}", "ok")]
+    assert dltobs.status()["ledger"].dropped == 0
+
+
+def test_workers_of_normalize_are_not_for_the_ledger(tmp_path):
+    """A script without a main guard, which a spawned process would run again."""
+    script = """
+    import dltobs
+    dltobs.configure(ledger=True)
+    print("started", flush=True)
+    pipeline().run([{"id": 1}], table_name="orders")
+    """
+    done = run_script(script, tmp_path, NORMALIZE__WORKERS="2")
+    assert (done.returncode, done.stdout) == (0, "started\n"), done.stderr
+    assert len(query(tmp_path / "shop.duckdb", "from shop_data_dltobs.runs")) == 1
+
+
+def test_files_are_a_destination_too(pipeline, tmp_path, caplog):
+    """It cannot merge: the end of a run is a second row."""
+    dltobs.configure(ledger=True)
+    bucket = dlt.destinations.filesystem((tmp_path / "bucket").as_uri())
+    shop = pipeline(destination=bucket)
+    shop.run([{"id": 1}], table_name="orders")
+    assert warnings(caplog) == []
+    files = sorted((tmp_path / "bucket" / "shop_data_dltobs" / "runs").iterdir())
+    written = [json.loads(gzip.decompress(file.read_bytes())) for file in files]
+    assert [row.get("outcome") for row in written] == [None, "ok"]
+    assert len({row["transaction_id"] for row in written}) == 1
+
+
+def test_a_destination_without_datasets_is_one_warning(pipeline, caplog):
+    """A function of the user's own is not called with rows of ours."""
+    got: list[str] = []
+
+    @dlt.destination(name="own")
+    def own(items, table):
+        got.append(table["name"])
+
+    dltobs.configure(ledger=True)
+    shop = pipeline(destination=own)
+    for _ in range(2):
+        shop.run([{"id": 1}], table_name="orders")
+    assert got == ["orders", "orders"]
+    (warning,) = warnings(caplog)
+    assert warning.startswith("ledger: runs of shop are not recorded: a destination of type ")
+    with pytest.raises(CannotLoadAsideError):
+        target_of(shop)
+
+
+LOCK = """
+import sys, duckdb
+connection = duckdb.connect(sys.argv[1])
+print("locked", flush=True)
+sys.stdin.read()
+"""
+
+
+def test_a_ledger_that_cannot_be_written_is_one_warning_and_is_caught_up(tmp_path, pipeline, caplog):
+    """A file that another process has locked; afterwards the ledger has all of it."""
+    dltobs.configure(ledger=True)
+    file = tmp_path / "shop.duckdb"
+    duckdb.connect(str(file)).close()
+    with subprocess.Popen(
+        [sys.executable, "-c", LOCK, str(file)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as other:
+        assert other.stdout is not None
+        assert other.stdin is not None
+        assert other.stdout.readline() == "locked\n"
+        shop = pipeline()
+        with pytest.raises(Exception, match="Could not set lock"):
+            shop.run([{"id": 1}], table_name="orders")
+        other.stdin.close()
+    (warning,) = [one for one in warnings(caplog) if "ledger" in one]
+    assert warning.startswith("ledger: 1 entry kept in the spool (")
+    assert "Could not set lock" in warning
+    # it failed before its first step, so it has no beginning
+    assert dltobs.status()["ledger"].spooled == 1
+    shop.run([{"id": 1}], table_name="orders")
+    rows = query(file, "select outcome from shop_data_dltobs.runs order by started_at")
+    assert [row["outcome"] for row in rows] == ["failed", "ok"]
+    assert dltobs.status()["ledger"].delivered == 3
+
+
+def test_a_destination_that_hangs_holds_nobody_up_for_ever(pipeline, monkeypatch, caplog):
+    """The run waits for a moment, once; what was not written is counted at the end."""
+    monkeypatch.setattr("dltobs.sinks.ledger._PATIENCE", 0.2)
+    release = threading.Event()
+    monkeypatch.setattr("dltobs.sinks.ledger_writer.load_aside", lambda *_: release.wait(60))
+    dltobs.configure(ledger=True, flush_timeout=0.5)
+    shop = pipeline()
+    started = time.monotonic()
+    for _ in range(3):
+        shop.run([{"id": 1}], table_name="orders")
+    dltobs.shutdown()
+    elapsed = time.monotonic() - started
+    release.set()
+    assert elapsed < 15
+    assert dltobs.status()["ledger"].delivered == 0
+    assert dltobs.status()["ledger"].dropped == 4  # the beginnings of runs that had ended tell nothing more
+    assert any("ledger" in one for one in warnings(caplog))
+
+
+def test_a_failure_of_our_own_does_not_reach_the_run(pipeline, monkeypatch, caplog):
+    def fail(*_: Any) -> None:
+        message = "inside of dlt"
+        raise AttributeError(message)
+
+    monkeypatch.setattr("dltobs.sinks.ledger_writer.load_aside", fail)
+    dltobs.configure(ledger=True)
+    shop = pipeline()
+    assert shop.run([{"id": 1}], table_name="orders").has_failed_jobs is False
+    (warning,) = warnings(caplog)
+    assert warning == "ledger: 1 entry could not be delivered: AttributeError: inside of dlt"
+
+
+def statements() -> dict[str, str]:
+    text = (ROOT / "examples" / "ledger_queries.sql").read_text("utf-8")
+    return dict(re.findall(r"^-- name: (.*?)\n(.*?);$", text, re.MULTILINE | re.DOTALL))
+
+
+KILLED = (
+    PRELUDE
+    + """
+import time, dltobs
+dltobs.configure(ledger=True)
+
+@dlt.resource
+def endless():
+    print("on", flush=True)
+    time.sleep(100)
+    yield {"id": 1}
+
+pipeline().run(endless())
+"""
+)
+
+
+def kill_a_run(folder: Path, by: signal.Signals = signal.SIGKILL) -> subprocess.Popen[str]:
+    script = folder / "killed.py"
+    script.write_text(textwrap.dedent(KILLED))
+    with subprocess.Popen(
+        [sys.executable, str(script)], cwd=folder, stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "on\n"
+        process.send_signal(by)
+    return process
+
+
+def test_a_run_that_sigterm_ends_is_recorded_as_terminated(tmp_path, ledger):
+    """Before the process dies of it."""
+    ended = kill_a_run(tmp_path, signal.SIGTERM)
+    assert ended.returncode == -signal.SIGTERM
+    (run,) = ledger("from shop_data_dltobs.runs")
+    assert run["outcome"] == "terminated"
+    assert run["finished_at"] is not None
+
+
+def test_the_example_queries_answer_after_ok_failed_retried_and_killed_runs(tmp_path, pipeline):
+    """Of two killed runs, the first is noticed by the next run, the second never ended."""
+    noticed = kill_a_run(tmp_path)
+    dltobs.configure(ledger=True)
+    shop = pipeline()
+    shop.run([{"id": 1, "items": [{"sku": "a"}]}], table_name="orders")
+    shop.run([{"id": 2}], table_name="orders")
+    for _ in range(2):
+        with pytest.raises(Exception, match="no such order"):
+            shop.run(broken())
+
+    def attempts(name: str, *, succeed_at: int) -> None:
+        tries = iter(range(1, 10))
+
+        @dlt.resource(name=name)
+        def flaky():
+            if next(tries) < succeed_at:
+                message = "reset by peer"
+                raise ConnectionError(message)
+            yield {"id": 1}
+
+        for attempt in Retrying(
+            stop=stop_after_attempt(3),
+            wait=wait_none(),
+            retry=retry_if_exception(retry_load(("extract",))),
+            reraise=True,
+            **dltobs.tenacity_callbacks(),
+        ):
+            with attempt:
+                shop.run(flaky())
+
+    attempts("flaky", succeed_at=3)
+    with pytest.raises(Exception, match="reset by peer"):
+        attempts("hopeless", succeed_at=9)
+
+    shop.run([], table_name="orders")
+    kill_a_run(tmp_path)
+    answers = {
+        name: query(tmp_path / "shop.duckdb", f"use shop_data_dltobs; {sql}")
+        for name, sql in statements().items()
+    }
+    assert list(answers) == [
+        "slowest tables this week",
+        "rows a day",
+        "failures by root cause",
+        "runs that never ended",
+    ]
+    slowest = answers["slowest tables this week"]
+    assert sorted((one["table_name"], one["loads"], one["rows"]) for one in slowest) == [
+        ("flaky", 1, 1),
+        ("orders", 2, 2),
+        ("orders__items", 1, 1),
+    ]
+    assert [one["longest_seconds"] for one in slowest] == sorted(
+        (one["longest_seconds"] for one in slowest), reverse=True
+    )
+    (day,) = answers["rows a day"]
+    assert (day["pipeline"], day["runs"], day["rows"]) == ("shop", 4, 4)
+    assert [
+        (one["root_cause"], one["outcome"], one["failures"], one["attempts"], one["message"])
+        for one in answers["failures by root cause"]
+    ] == [
+        ("ValueError", "failed", 2, None, "no such order, password=***"),
+        ("ConnectionError", "failed", 1, 3, "reset by peer"),
+        ("lost", "lost", 1, None, f"in extract, process {noticed.pid}"),
+    ]
+    (killed,) = answers["runs that never ended"]
+    assert killed["pipeline"] == "shop"
+    assert killed["host"]

@@ -1,0 +1,141 @@
+"""What Sentry and Slack are told of a retry loop: one story, when it is over."""
+
+from __future__ import annotations
+
+import dlt
+import pytest
+from tenacity import Retrying, stop_after_attempt, wait_none
+
+import dltobs
+from scripts import run_script
+
+
+def load(shop, succeed_at: int, attempts: int = 3) -> None:
+    asked = iter(range(1, 100))
+
+    @dlt.resource(name="orders")
+    def orders():
+        number = next(asked)
+        if number < succeed_at:
+            message = f"reset by peer {number}"
+            raise ConnectionError(message)
+        yield {"id": 1}
+
+    loop = Retrying(
+        stop=stop_after_attempt(attempts), wait=wait_none(), reraise=True, **dltobs.tenacity_callbacks()
+    )
+    for attempt in loop:
+        with attempt:
+            shop.run(orders())
+
+
+def titles(slack) -> list[str]:
+    first_lines = [post["text"].splitlines()[0] for post in slack.posts]
+    return [line for line in first_lines if "first run" not in line]
+
+
+@pytest.fixture
+def configured(sentry, slack):
+    def configure(**settings):
+        dltobs.configure(sentry_dsn=sentry.dsn, slack_incoming_hook=f"{slack.url}/services/T/B/X", **settings)
+
+    return configure
+
+
+def test_a_run_that_succeeds_at_its_third_attempt_is_one_story(pipeline, configured, sentry, slack):
+    """A warning in Sentry with all attempts, one message in Slack that it went well in the end."""
+    configured()
+    load(pipeline(), 3)
+    dltobs.shutdown()
+    (event,) = sentry.events
+    assert event["level"] == "warning"
+    assert event["exception"]["values"][-1]["value"] == "reset by peer 2"
+    assert (event["tags"]["dlt.outcome"], event["tags"]["dlt.attempt"]) == ("ok", "3")
+    assert [(one["attempt"], one["error"]) for one in event["contexts"]["dlt"]["earlier_attempts"]] == [
+        (1, "ConnectionError: reset by peer 1"),
+        (2, "ConnectionError: reset by peer 2"),
+    ]
+    assert titles(slack) == ["🟡 shop: ok at attempt 3"]
+    (told,) = [post["text"] for post in slack.posts if "attempt 3" in post["text"]]
+    assert "Attempts: 3, the last one went well" in told
+    assert "ConnectionError: reset by peer 2" in told
+
+
+def test_one_that_fails_for_good_says_how_often_it_was_tried(pipeline, configured, sentry, slack):
+    configured()
+    with pytest.raises(Exception, match="reset by peer 3"):
+        load(pipeline(), 99)
+    dltobs.shutdown()
+    (event,) = sentry.events
+    assert (event["level"], event["tags"]["dlt.attempt"]) == ("error", "3")
+    assert len(event["contexts"]["dlt"]["earlier_attempts"]) == 2
+    assert titles(slack) == ["🔴 shop: extract failed after 3 attempts"]
+    assert "Attempts: 3, all failed" in slack.posts[-1]["text"]
+
+
+def test_a_success_at_the_first_attempt_is_no_story(pipeline, configured, sentry, slack):
+    configured()
+    load(pipeline(), 1)
+    dltobs.shutdown()
+    assert (sentry.events, titles(slack)) == ([], [])
+
+
+def test_who_wants_successes_only_hears_of_it_as_one(pipeline, configured, slack):
+    configured(slack_on="success")
+    load(pipeline(), 2)
+    dltobs.shutdown()
+    assert titles(slack) == ["🟡 shop: ok at attempt 2"]
+
+
+def test_a_failure_that_the_attempt_outlives_is_told(pipeline, configured, sentry, slack):
+    """The attempt succeeds although its run did not, so there is no other one."""
+    configured()
+
+    @dlt.resource
+    def broken():
+        message = "no such order"
+        raise ValueError(message)
+        yield
+
+    for attempt in Retrying(stop=stop_after_attempt(3), **dltobs.tenacity_callbacks()):
+        with attempt, pytest.raises(Exception, match="no such order"):
+            pipeline().run(broken())
+    dltobs.shutdown()
+    (event,) = sentry.events
+    assert event["tags"]["dlt.attempt"] == "1"
+    assert titles(slack) == ["🔴 shop: extract failed"]
+
+
+def test_the_check_in_is_one_for_all_attempts(pipeline, configured, sentry):
+    """An attempt that is followed by another one does not alarm the monitor."""
+    configured(sentry_monitor=True)
+    load(pipeline(), 2)
+    dltobs.shutdown()
+    check_ins = [item for header, item in sentry.items if header["type"] == "check_in"]
+    assert [one["status"] for one in check_ins] == ["in_progress", "in_progress", "ok"]
+    assert len({one["check_in_id"] for one in check_ins}) == 1
+
+
+def test_each_loop_is_a_story_of_its_own(pipeline, configured, sentry):
+    configured()
+    for _ in range(2):
+        load(pipeline(), 2)
+    dltobs.shutdown()
+    assert [event["tags"]["dlt.attempt"] for event in sentry.events] == ["2", "2"]
+
+
+def test_a_process_that_ends_between_two_attempts_tells_what_it_has(tmp_path, sentry):
+    """Nobody tries again, so it is a failure."""
+    script = """
+    import dltobs
+    from tenacity import Retrying, stop_after_attempt, wait_fixed
+    dltobs.configure()
+    def leave(seconds):
+        raise SystemExit(3)
+    loop = Retrying(stop=stop_after_attempt(3), wait=wait_fixed(9), sleep=leave, **dltobs.tenacity_callbacks())
+    loop(lambda: pipeline().run(broken()))
+    """
+    done = run_script(script, tmp_path, SENTRY_DSN=sentry.dsn)
+    assert done.returncode == 3
+    (event,) = sentry.events
+    assert (event["level"], event["tags"]["dlt.attempt"]) == ("error", "1")

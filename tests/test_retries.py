@@ -1,0 +1,284 @@
+"""Retry loops: a span and a line for each attempt, and the loop's own behaviour as it was."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import subprocess
+import sys
+
+import dlt
+import pytest
+from dlt.pipeline.helpers import retry_load
+from opentelemetry import trace
+from tenacity import (
+    AsyncRetrying,
+    RetryError,
+    Retrying,
+    retry,
+    retry_if_exception,
+    retry_if_result,
+    stop_after_attempt,
+    wait_fixed,
+    wait_none,
+)
+
+import dltobs
+from conftest import SECRET
+from dltobs._attempt_context import current_attempt
+from recording import RecordingSink
+from servers import attributes_of
+
+
+def flaky(succeed_at: int, message: str = "reset by peer"):
+    """A resource that fails until it is asked for that many times."""
+    asked = iter(range(1, 100))
+
+    @dlt.resource(name="orders")
+    def orders():
+        if next(asked) < succeed_at:
+            raise ConnectionError(message)
+        yield {"id": 1}
+
+    return orders
+
+
+def options(**more):
+    return {
+        "stop": stop_after_attempt(3),
+        "wait": wait_none(),
+        "retry": retry_if_exception(retry_load(("extract", "load"))),
+        "reraise": True,
+        **dltobs.tenacity_callbacks(),
+        **more,
+    }
+
+
+@pytest.fixture
+def lines(caplog):
+    """The lines on attempts, as level and message."""
+
+    def read() -> list[tuple[str, str]]:
+        return [
+            (record.levelname, record.getMessage())
+            for record in caplog.records
+            if record.module == "retries" or "attempt" in record.getMessage().lower()
+        ]
+
+    def listen() -> None:
+        logger = logging.getLogger("dlt")
+        logger.addHandler(caplog.handler)
+        logger.setLevel(logging.INFO)
+
+    read.listen = listen  # type: ignore[attr-defined]
+    return read
+
+
+def tree(otlp) -> set[tuple[str, str | None]]:
+    """Name and parent's name of the spans of loops, attempts and runs."""
+    names = {span.span_id: span.name for span in otlp.spans}
+    return {
+        (span.name, names.get(span.parent_span_id))
+        for span in otlp.spans
+        if span.name.split()[0] in {"retry", "attempt", "run"}
+    }
+
+
+def test_each_attempt_is_a_span_below_that_of_the_loop(pipeline, otlp):
+    """The runs are below their attempts, all in one trace."""
+    dltobs.configure(otlp_endpoint=otlp.url)
+    orders = flaky(3)
+
+    @retry(**options())
+    def load():
+        return pipeline().run(orders())
+
+    load()
+    assert trace.get_current_span() is trace.INVALID_SPAN
+    dltobs.shutdown()
+    assert tree(otlp) == {
+        ("retry load", None),
+        *((f"attempt {number}", "retry load") for number in (1, 2, 3)),
+        *(("run shop", f"attempt {number}") for number in (1, 2, 3)),
+    }
+    assert len({span.trace_id for span in otlp.spans}) == 1
+    loop = otlp.named("retry load")
+    assert (attributes_of(loop), loop.status.code) == ({"dlt.retry.attempts": 3}, 0)
+    failed = otlp.named("attempt 2")
+    assert attributes_of(failed) == {"dlt.retry.attempt": 2, "error.type": "ConnectionError"}
+    assert failed.status.message == "ConnectionError: reset by peer"
+    assert otlp.named("attempt 3").status.code == 0
+    assert loop.start_time_unix_nano <= otlp.named("attempt 1").start_time_unix_nano
+    assert loop.end_time_unix_nano >= otlp.named("attempt 3").end_time_unix_nano
+
+
+def test_a_loop_that_fails_is_a_failed_span(pipeline, otlp):
+    dltobs.configure(otlp_endpoint=otlp.url)
+    with pytest.raises(Exception, match="reset by peer"):
+        Retrying(**options())(lambda: pipeline().run(flaky(99)()))
+    dltobs.shutdown()
+    (loop,) = [span for span in otlp.spans if span.name.startswith("retry")]
+    assert attributes_of(loop)["error.type"] == "ConnectionError"
+    assert loop.status.code == 2
+
+
+def test_an_error_that_is_not_tried_again_ends_the_loop(pipeline, otlp, lines):
+    """tenacity calls nobody back then; the span ends, and the alert is told at once."""
+    recording = RecordingSink()
+    dltobs.configure(otlp_endpoint=otlp.url, sinks=[recording])
+    lines.listen()
+    with pytest.raises(Exception, match="reset by peer"):
+        Retrying(**options(retry=retry_if_exception(retry_load(("load",)))))(
+            lambda: pipeline().run(flaky(99)())
+        )
+    assert recording.run.will_retry is False
+    dltobs.shutdown()
+    assert len([span for span in otlp.spans if span.name.startswith("attempt")]) == 1
+    assert ("ERROR", "<lambda> failed after 1 attempt: ConnectionError: reset by peer") in lines()
+
+
+def test_each_attempt_has_a_line_with_the_wait_and_the_reason(pipeline, lines, caplog, monkeypatch):
+    """Number, seconds and cause; without the secret that was in the message."""
+    monkeypatch.setenv("SOURCES__API_KEY", SECRET)
+    dltobs.configure()
+    lines.listen()
+    dltobs._state.runtime.redactor.add(SECRET)
+    orders = flaky(3, f"denied for {SECRET}")
+    for attempt in Retrying(**options(wait=wait_fixed(0.01), **dltobs.tenacity_callbacks(name="shop"))):
+        with attempt:
+            pipeline().run(orders())
+    told = [line for line in lines() if "of shop" in line[1] and "Run of" not in line[1]]
+    assert told == [
+        ("WARNING", "Attempt 1 of shop failed: ConnectionError: denied for ***; next in 0.0 s"),
+        ("WARNING", "Attempt 2 of shop failed: ConnectionError: denied for ***; next in 0.0 s"),
+        ("INFO", "Attempt 3 of shop succeeded"),
+    ]
+    (first, *_) = [record for record in caplog.records if "Attempt 1" in record.getMessage()]
+    assert (first.attempt, first.wait, first.error_type) == (1, 0.01, "ConnectionError")
+
+
+def test_events_tell_the_attempt_and_whether_another_one_follows(pipeline):
+    recording = RecordingSink()
+    dltobs.configure(sinks=[recording])
+    shop = pipeline()
+    orders = flaky(3)
+    Retrying(**options())(lambda: shop.run(orders()))
+    assert [(run.run.attempt, run.outcome, run.will_retry) for run in recording.runs] == [
+        (1, "failed", True),
+        (2, "failed", True),
+        (3, "ok", False),
+    ]
+    assert len({run.run.retry_id for run in recording.runs}) == 1
+    shop.run([{"id": 2}], table_name="orders")
+    assert (recording.runs[-1].run.attempt, recording.runs[-1].run.retry_id) == (None, None)
+
+
+def test_the_last_attempt_is_known_to_be_the_last(pipeline):
+    recording = RecordingSink()
+    dltobs.configure(sinks=[recording])
+    orders = flaky(99)
+    with pytest.raises(Exception, match="reset by peer"):
+        Retrying(**options())(lambda: pipeline().run(orders()))
+    assert [run.will_retry for run in recording.runs] == [True, True, False]
+
+
+def test_asynchronous_loops_are_watched_likewise(pipeline, otlp):
+    """`async for`, and the calls in it."""
+    recording = RecordingSink()
+    dltobs.configure(otlp_endpoint=otlp.url, sinks=[recording])
+    orders = flaky(2)
+
+    async def load() -> None:
+        async for attempt in AsyncRetrying(**options()):
+            with attempt:
+                pipeline().run(orders())
+
+    asyncio.run(load())
+    dltobs.shutdown()
+    assert [(run.run.attempt, run.outcome) for run in recording.runs] == [(1, "failed"), (2, "ok")]
+    assert {name for name, _ in tree(otlp)} == {"retry retry", "attempt 1", "attempt 2", "run shop"}
+
+
+def test_results_that_are_not_wanted_are_tried_again(lines):
+    """`retry_if_result`; the loop ends as tenacity ends it."""
+    dltobs.configure()
+    lines.listen()
+    results = iter([1, 2, 3])
+    loop = Retrying(**options(retry=retry_if_result(lambda value: value < 3)))
+    assert loop(lambda: next(results)) == 3
+    assert [message for _, message in lines()] == [
+        "Attempt 1 of <lambda> gave a result that is not wanted; next in 0.0 s",
+        "Attempt 2 of <lambda> gave a result that is not wanted; next in 0.0 s",
+        "Attempt 3 of <lambda> succeeded",
+    ]
+    with pytest.raises(RetryError):
+        Retrying(**options(retry=retry_if_result(lambda value: True)))(lambda: None)
+
+
+def test_callbacks_of_ones_own_are_called_too():
+    """After ours, with tenacity's state."""
+    called = []
+    callbacks = dltobs.tenacity_callbacks(
+        before=lambda state: called.append(("before", state.attempt_number)),
+        before_sleep=lambda state: called.append(("before_sleep", state.attempt_number)),
+    )
+    results = iter([ValueError(), None])
+
+    def work():
+        if error := next(results):
+            raise error
+
+    Retrying(stop=stop_after_attempt(2), **callbacks)(work)
+    assert called == [("before", 1), ("before_sleep", 1), ("before", 2)]
+
+
+def test_a_loop_in_a_loop_leads_back_to_the_outer_attempt():
+    """And none is current when both have ended."""
+    seen = []
+    for outer in Retrying(**options()):
+        with outer:
+            first = current_attempt()
+            for inner in Retrying(**options()):
+                with inner:
+                    seen.append(current_attempt())
+            assert current_attempt() is first
+            assert first is not None
+            assert seen[0].retry_id != first.retry_id
+    assert current_attempt() is None
+
+
+def test_without_configure_the_loop_works_as_ever():
+    results = iter([ValueError(), None])
+
+    def work():
+        if error := next(results):
+            raise error
+        return "done"
+
+    assert Retrying(**options(retry=retry_if_exception(lambda _: True)))(work) == "done"
+
+
+def test_a_failure_of_ours_does_not_reach_the_loop(monkeypatch, caplog):
+    """One warning, and the attempts go on."""
+
+    def fail(*_):
+        message = "inside"
+        raise AttributeError(message)
+
+    monkeypatch.setattr("dltobs.integrations.retries._Spans.start", fail)
+    dltobs.configure()
+    assert Retrying(**options())(lambda: "done") == "done"
+    assert any("retries: AttributeError: inside" in record.getMessage() for record in caplog.records)
+
+
+def test_tenacity_is_not_imported_for_it(tmp_path):
+    """Who has none can still ask for the callbacks."""
+    code = (
+        "import sys; sys.modules['tenacity'] = None\n"
+        "import dltobs.integrations.retries as retries\n"
+        "print(sorted(retries.tenacity_callbacks()))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, check=True
+    )
+    assert done.stdout == "['before', 'before_sleep']\n"

@@ -1,0 +1,345 @@
+"""Messages reach the webhook, or what became of them is known."""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import threading
+import time
+from email.utils import formatdate
+
+import pytest
+from tenacity import wait_fixed
+
+from dltobs._redaction import Redactor
+from dltobs._warnings import Warner
+from dltobs.sinks import slack_sender
+from dltobs.sinks.delivery import Delivery
+from dltobs.sinks.slack_sender import Message, SlackSender
+from scripts import run_script
+from servers import OtlpServer
+from slack_server import HOOK_PATH, Reply
+
+PLAIN = {"text": "plain"}
+RICH = {"text": "rich", "blocks": []}
+
+
+class Sent:
+    """A sender with what its messages ended in, and what was warned of."""
+
+    def __init__(self, url: str, caplog) -> None:
+        caplog.set_level(logging.DEBUG)
+        self._caplog = caplog
+        self.ends: list[bool] = []
+        self.delivery = Delivery("slack", "messages", Warner(Redactor([url])))
+        self.sender = SlackSender(url, self.delivery)
+
+    def send(self, count: int = 1) -> None:
+        for _ in range(count):
+            self.sender.send(Message(RICH, PLAIN, self.ends.append))
+
+    def flush(self, timeout: float = 5) -> bool:
+        return self.sender.flush(timeout)
+
+    @property
+    def counts(self):
+        return self.delivery.status.delivered, self.delivery.status.dropped
+
+    @property
+    def error(self):
+        return self.delivery.status.last_error
+
+    @property
+    def warnings(self):
+        return [record.getMessage() for record in self._caplog.records if record.name == "dltobs"]
+
+
+@pytest.fixture
+def sent(slack, caplog):
+    one = Sent(slack.hook, caplog)
+    yield one
+    one.delivery.abandon("the test is over")
+    one.sender.close()
+
+
+def test_messages_are_sent_in_order_by_another_thread_which_then_ends(slack, sent):
+    for number in range(5):
+        sent.sender.send(Message({"text": str(number)}, PLAIN, sent.ends.append))
+    assert sent.flush()
+    assert [post["text"] for post in slack.posts] == ["0", "1", "2", "3", "4"]
+    assert sent.counts == (5, 0)
+    assert sent.ends == [True] * 5
+    for thread in threading.enumerate():
+        if thread.name == "dltobs-slack":  # it has nothing left to do but to end
+            thread.join(5)
+            assert not thread.is_alive()
+    assert slack.headers[0]["Content-Type"] == "application/json"
+    sent.send()
+    assert sent.flush()
+    assert sent.counts == (6, 0)
+
+
+def test_sending_never_waits(slack, sent):
+    slack.reply = Reply(delay=1)
+    begun = time.monotonic()
+    sent.send(3)
+    assert time.monotonic() - begun < 0.5
+
+
+@pytest.mark.parametrize("form", ["seconds", "date"])
+def test_a_429_is_tried_again_when_slack_says(slack, sent, form):
+    value = "1" if form == "seconds" else formatdate(time.time() + 2, usegmt=True)
+    slack.replies = [Reply(429, "rate_limited", (("Retry-After", value),))]
+    sent.send()
+    assert sent.flush()
+    assert sent.counts == (1, 0)
+    first, second = slack.times
+    assert 0.9 < second - first < 3
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        Reply(429, "rate_limited"),
+        Reply(429, "rate_limited", (("Retry-After", "soon"),)),
+        Reply(500, "rollup_error"),
+        Reply(503, "<html>down</html>"),
+        Reply(raw=b""),
+        Reply(raw=b"\x00\xff rubbish\r\n\r\n"),
+        Reply(raw=b"HTTP/1.1 500 \r\ncontent-length: 100\r\n\r\nhalf"),
+    ],
+)
+def test_what_may_pass_is_tried_again(slack, sent, reply, monkeypatch):
+    monkeypatch.setattr(slack_sender, "_BACKOFF", wait_fixed(0.05))
+    slack.replies = [reply, reply]
+    sent.send()
+    assert sent.flush()
+    assert len(slack.posts) == 3
+    assert sent.counts == (1, 0)
+    assert sent.warnings == []
+
+
+def test_a_connection_that_is_refused_is_tried_again(slack, sent):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        sent.sender = SlackSender(f"http://127.0.0.1:{free.getsockname()[1]}{HOOK_PATH}", sent.delivery)
+    begun = time.monotonic()
+    sent.send()
+    assert sent.flush(2)
+    assert 0.3 < time.monotonic() - begun < 2.5
+    assert sent.counts == (0, 1)
+    assert sent.warnings == ["slack: 1 message could not be delivered: connection refused"]
+
+
+def test_waiting_longer_than_the_flush_lasts_is_given_up_at_once(slack, sent):
+    """There is one warning that names the reason, and no second request before its time."""
+    slack.reply = Reply(429, "rate_limited", (("Retry-After", "30"),))
+    sent.send()
+    slack.arrived.wait(5)
+    begun = time.monotonic()
+    assert sent.flush(3)
+    assert time.monotonic() - begun < 1
+    assert len(slack.posts) == 1
+    assert sent.ends == [False]
+    assert sent.warnings == ["slack: 1 message could not be delivered: HTTP 429 rate_limited"]
+
+
+def test_a_flush_ends_a_wait_of_our_own(slack, sent):
+    """The next attempt is made now, as the process is about to end."""
+    slack.replies = [Reply(500)] * 5
+    sent.send()
+    while len(slack.posts) < 4:
+        time.sleep(0.02)  # the next wait would be four seconds
+    begun = time.monotonic()
+    assert sent.flush(3)
+    assert time.monotonic() - begun < 2.9
+    assert len(slack.posts) >= 5
+
+
+def test_a_server_error_that_stays_is_one_warning(slack, sent):
+    slack.reply = Reply(503, "service unavailable")
+    sent.send(2)
+    assert sent.flush(2)
+    assert sent.counts == (0, 2)
+    assert sent.error == "HTTP 503 service unavailable"
+    assert sent.warnings == ["slack: 1 message could not be delivered: HTTP 503 service unavailable"]
+
+
+def test_a_server_that_hangs_costs_no_more_than_the_deadline(slack, sent):
+    """What it says after the end changes nothing."""
+    slack.reply = Reply(delay=1.5)
+    sent.send(2)
+    begun = time.monotonic()
+    assert not sent.flush(0.5)
+    assert time.monotonic() - begun < 1
+    sent.delivery.abandon("not sent before the deadline")
+    sent.sender.close()
+    assert sent.counts == (0, 2)
+    assert sent.ends == [False, False]
+    time.sleep(1.6)
+    assert sent.counts == (0, 2)
+    assert sent.ends == [False, False]
+    assert len(slack.posts) == 1
+
+
+@pytest.mark.parametrize(
+    ("status", "words", "said"),
+    [
+        (403, "invalid_token", "HTTP 403 invalid_token"),
+        (403, "action_prohibited", "HTTP 403 action_prohibited"),
+        (404, "no_service", "HTTP 404 no_service"),
+        (410, "channel_is_archived", "HTTP 410 channel_is_archived"),
+        (404, "<html>a page of a proxy</html>", "HTTP 404 Not Found"),
+        (302, "", "HTTP 302 Found"),
+    ],
+)
+def test_what_will_not_pass_is_not_tried_again(slack, sent, status, words, said):
+    slack.reply = Reply(status, words, (("Location", slack.url),))
+    sent.send()
+    assert sent.flush()
+    assert len(slack.posts) == 1
+    assert sent.counts == (0, 1)
+    assert sent.warnings == [f"slack: 1 message could not be delivered: {said}"]
+
+
+def test_blocks_that_slack_refuses_are_sent_as_plain_text(slack, sent):
+    slack.replies = [Reply(400, "invalid_blocks")]
+    sent.send()
+    assert sent.flush()
+    assert slack.posts == [RICH, PLAIN]
+    assert sent.counts == (1, 0)
+
+
+def test_plain_text_that_slack_refuses_is_lost_with_its_words(slack, sent):
+    slack.reply = Reply(400, "invalid_payload")
+    sent.send()
+    assert sent.flush()
+    assert len(slack.posts) == 2
+    assert sent.warnings == ["slack: 1 message could not be delivered: HTTP 400 invalid_payload"]
+
+
+def test_a_page_in_the_place_of_an_answer_is_no_delivery(slack, sent):
+    """As a portal or proxy sends it, with status 200."""
+    slack.reply = Reply(200, "<!doctype html><title>Log in</title>")
+    sent.send()
+    assert sent.flush()
+    assert sent.error == "the answer is a web page"
+
+
+def test_a_full_queue_drops_and_counts(slack, sent):
+    slack.reply = Reply(delay=0.3)
+    sent.send(150)
+    assert sent.delivery.status.dropped in {49, 50}
+    assert sent.error == "queue full"
+
+
+def test_the_address_is_nowhere_to_be_seen(slack, sent, monkeypatch, caplog):
+    """urllib3 logs the path at DEBUG, requests puts the address into its exceptions."""
+    slack.replies = [Reply(503), Reply(raw=b"rubbish")]
+    sent.send()
+    assert sent.flush()
+    sent.sender = SlackSender(f"http://nowhere.invalid{HOOK_PATH}", sent.delivery)
+    sent.send()
+    assert sent.flush(1.5)
+    assert sent.counts == (1, 1)
+    for shown in (caplog.text, repr(sent.sender), str(sent.delivery.status), *map(repr, caplog.records)):
+        assert "pl4nted" not in shown.lower()
+    logging.getLogger("urllib3.connectionpool").debug("of the application")
+    assert "of the application" in caplog.text
+    assert not logging.getLogger("urllib3.connectionpool").filters
+
+
+def test_the_proxy_of_the_environment_is_used(slack, sent, monkeypatch):
+    """And no login from ~/.netrc."""
+    monkeypatch.setenv("http_proxy", slack.url)
+    monkeypatch.setenv("no_proxy", "")
+    sent.sender = SlackSender(f"http://hooks.slack.example{HOOK_PATH}", sent.delivery)
+    sent.send()
+    assert sent.flush()
+    assert slack.paths == [f"http://hooks.slack.example{HOOK_PATH}"]
+    assert "Authorization" not in slack.headers[0]
+
+
+def test_a_login_in_netrc_is_not_sent(tmp_path, slack, sent, monkeypatch):
+    (tmp_path / "netrc").write_text("machine 127.0.0.1 login ann password pl4nted")
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    sent.send()
+    assert sent.flush()
+    assert "Authorization" not in slack.headers[0]
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs a fork")
+def test_a_forked_child_sends_its_own_messages_and_not_its_parents(tmp_path, slack):
+    """The thread and the queue are those of the parent, who may hold the lock, too."""
+    slack.replies = [Reply(delay=0.5)]
+    result = run_script(
+        f"""
+        from dltobs._redaction import Redactor
+        from dltobs._warnings import Warner
+        from dltobs.sinks.delivery import Delivery
+        from dltobs.sinks.slack_sender import Message, SlackSender
+
+        delivery = Delivery("slack", "messages", Warner(Redactor()))
+        sender = SlackSender({slack.hook!r}, delivery)
+
+        def send(text):
+            sender.send(Message(None, {{"text": text}}, lambda delivered: None))
+
+        send("parent 1"), send("parent 2")
+        child = os.fork()
+        if child == 0:
+            delivery.forget()
+            assert sender.flush(5)
+            send("child")
+            assert sender.flush(5)
+            sender.close()
+            os._exit(0 if delivery.status.delivered == 1 else 1)
+        assert os.waitpid(child, 0)[1] == 0
+        assert sender.flush(5)
+        assert delivery.status.delivered == 2
+        """,
+        tmp_path,
+    )
+    assert result.returncode == 0, result.stderr
+    assert sorted(post["text"] for post in slack.posts) == ["child", "parent 1", "parent 2"]
+
+
+def test_without_a_thread_the_flush_sends(slack, sent, monkeypatch):
+    """In an atexit function Python 3.12 starts none."""
+
+    def start(self):
+        raise RuntimeError("can't create new thread at interpreter shutdown")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(threading.Thread, "start", start)
+        sent.send(2)
+    assert slack.posts == []
+    assert sent.flush()
+    assert sent.counts == (2, 0)
+
+
+def test_requests_to_slack_are_not_traced(tmp_path, slack):
+    """An instrumentation of requests would export the address."""
+    otlp = OtlpServer()
+    result = run_script(
+        """
+        import dltobs
+        from opentelemetry.instrumentation.requests import RequestsInstrumentor
+        from opentelemetry.instrumentation.urllib3 import URLLib3Instrumentor
+
+        RequestsInstrumentor().instrument()
+        URLLib3Instrumentor().instrument()
+        dltobs.configure(slack_on="success")
+        pipeline().run([{"id": 1}], table_name="orders")
+        """,
+        tmp_path,
+        DLTOBS__SLACK_INCOMING_HOOK=slack.hook,
+        OTEL_EXPORTER_OTLP_ENDPOINT=otlp.url,
+    )
+    assert result.returncode == 0, result.stderr
+    assert len(slack.posts) == 1
+    assert otlp.spans
+    assert not [span.name for span in otlp.spans if "POST" in span.name]
+    assert b"pl4nted" not in otlp.raw
+    otlp.close()
