@@ -1,0 +1,110 @@
+"""The pipeline of examples/chess_production.py runs by one command, against a Chess.com on loopback."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import duckdb
+import pytest
+
+from chess_server import ChessServer
+
+EXAMPLE = Path(__file__).parents[1] / "examples" / "chess_production.py"
+PLAYERS = ("magnuscarlsen", "rpragchess")
+NOVEMBER = "/pub/player/magnuscarlsen/games/2022/11"
+
+
+@pytest.fixture
+def chess():
+    server = ChessServer()
+    yield server
+    server.close()
+
+
+def run(folder: Path, chess: ChessServer, *, exit_code: int = 0, **variables: str) -> str:
+    done = subprocess.run(
+        [sys.executable, str(EXAMPLE), "--players", *PLAYERS],
+        cwd=folder,
+        env={**os.environ, "CHESS_API_URL": chess.url, "CHESS_RETRY_SECONDS": "0.1", **variables},
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
+    )
+    assert done.returncode == exit_code, done.stderr
+    return done.stderr
+
+
+def rows(folder: Path, query: str) -> list[tuple[object, ...]]:
+    with duckdb.connect(str(folder / "chess_pipeline.duckdb"), read_only=True) as connection:
+        return connection.execute(query).fetchall()
+
+
+def test_it_loads_the_months_that_were_asked_for(chess, tmp_path):
+    """Those of each player, and no others; the ledger and the log file tell of the run."""
+    run(tmp_path, chess)
+    assert rows(tmp_path, "select count(*), count(distinct url) from games_data.players_games") == [(12, 12)]
+    assert rows(tmp_path, "select username from games_data.players_profiles order by 1") == [
+        (player,) for player in PLAYERS
+    ]
+    assert not any(path.endswith(("2022/10", "2023/01")) for path in chess.paths)
+    assert rows(tmp_path, "select outcome, rows, attempt from games_data_dltobs.runs") == [("ok", 14, 1)]
+    lines = [json.loads(line) for line in (tmp_path / "logs" / "chess.jsonl").read_text().splitlines()]
+    assert "Run of chess_pipeline: ok, 14 rows" in "\n".join(line["message"] for line in lines)
+
+
+def test_a_rate_limit_is_waited_for(chess, tmp_path):
+    """As long as the API asks for, within the same attempt."""
+    chess.failures[NOVEMBER] = [429]
+    started = time.monotonic()
+    run(tmp_path, chess)
+    assert time.monotonic() - started > 1
+    assert chess.paths.count(NOVEMBER) == 2
+    assert rows(tmp_path, "select outcome, rows, attempt from games_data_dltobs.runs") == [("ok", 14, 1)]
+
+
+def test_a_page_that_fails_for_a_while_is_one_story(chess, tmp_path, sentry, slack):
+    """The third attempt succeeds: the games are there once, and people hear of it once."""
+    chess.failures[NOVEMBER] = [403, 403]
+    stderr = run(
+        tmp_path, chess, SENTRY_DSN=sentry.dsn, RUNTIME__SLACK_INCOMING_HOOK=f"{slack.url}/services/T/B/X"
+    )
+    assert rows(tmp_path, "select count(*) from games_data.players_games") == [(12,)]
+    assert rows(tmp_path, "select outcome, attempt from games_data_dltobs.runs order by attempt") == [
+        ("failed", 1),
+        ("failed", 2),
+        ("ok", 3),
+    ]
+    (event,) = sentry.events
+    assert (event["level"], event["tags"]["dlt.attempt"], event["tags"]["dlt.outcome"]) == (
+        "warning",
+        "3",
+        "ok",
+    )
+    texts = [post["text"] for post in slack.posts if "schema" not in post["text"].splitlines()[0].lower()]
+    assert [text.splitlines()[0] for text in texts if "first run" not in text] == [
+        "🟡 chess_pipeline: ok at attempt 3"
+    ]
+    assert "Attempt 1 of retry failed" in stderr
+
+
+def test_a_page_that_fails_for_good_fails_the_run_once(chess, tmp_path, sentry, slack):
+    """After five attempts, of which the alert tells."""
+    chess.failures[NOVEMBER] = [403] * 100
+    run(
+        tmp_path,
+        chess,
+        exit_code=1,
+        SENTRY_DSN=sentry.dsn,
+        RUNTIME__SLACK_INCOMING_HOOK=f"{slack.url}/services/T/B/X",
+    )
+    (event,) = sentry.events
+    assert (event["level"], event["tags"]["dlt.attempt"]) == ("error", "5")
+    (post,) = slack.posts
+    assert post["text"].splitlines()[0] == "🔴 chess_pipeline: extract failed after 5 attempts"
+    assert rows(tmp_path, "select max(attempt), count(*) from games_data_dltobs.runs") == [(5, 5)]
