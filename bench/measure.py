@@ -35,6 +35,7 @@ class Figure:
         unit: What one number of `seconds` is spent on.
         seconds: CPU seconds of each contender, one number a round. Contenders other than subject and peer are
             shown beside them.
+        quantity: What the numbers are if not `seconds`: `bytes`.
         details: Whatever else a reader needs: what each contender does, sizes.
     """
 
@@ -45,6 +46,7 @@ class Figure:
     unit: str
     seconds: Mapping[str, Sequence[float]]
     details: Mapping[str, Any] = field(default_factory=dict)
+    quantity: str = "seconds"
 
     def ratios(self, subject: str, peer: str) -> list[float]:
         """One contender's time over another's, round by round."""
@@ -66,7 +68,7 @@ class Figure:
             "ratio": _summary(self.ratios(self.subject, self.peer)),
             "beside": {name: _summary(self.ratios(self.subject, name)) for name in others},
             "unit": self.unit,
-            "seconds": {name: list(values) for name, values in self.seconds.items()},
+            self.quantity: {name: list(values) for name, values in self.seconds.items()},
             "details": dict(self.details),
         }
 
@@ -75,17 +77,28 @@ class Figure:
         ratios = self.ratios(self.subject, self.peer)
         goal = "no goal" if self.goal is None else f"goal {self.goal:g}, {_verdict(self.ratio, self.goal)}"
         lines = [f"{heading}: {_span(ratios)}  {goal}", f"    {self.title}"]
+        scale, shown_as = (1e6, "us ") if self.quantity == "seconds" else (2**-20, "MiB")
         for name, values in self.seconds.items():
             ratio = "" if name == self.subject else f"   ratio to it {_span(self.ratios(self.subject, name))}"
-            lines.append(f"    {name:<36} {statistics.median(values) * 1e6:12.2f} us {self.unit}{ratio}")
+            lines.append(
+                f"    {name:<36} {statistics.median(values) * scale:12.2f} {shown_as} {self.unit}{ratio}"
+            )
         return "\n".join(lines)
 
 
-def side_by_side(contenders: Mapping[str, Contender], rounds: int) -> dict[str, list[float]]:
-    """Run all contenders in each round, in a rotating order, after one round that does not count."""
+def side_by_side(
+    contenders: Mapping[str, Contender], rounds: int, *, warm_up: bool = True
+) -> dict[str, list[float]]:
+    """Run all contenders in each round, in a rotating order, after one round that does not count.
+
+    Args:
+        contenders: By name.
+        rounds: How many count.
+        warm_up: Whether to run that first round.
+    """
     names = list(contenders)
     seconds: dict[str, list[float]] = {name: [] for name in names}
-    for contender in contenders.values():
+    for contender in contenders.values() if warm_up else ():
         contender()
     for number in range(rounds):
         shift = number % len(names)

@@ -22,6 +22,11 @@ FIGURES = {
     "redaction_of_stack_trace_is_flat",
     "start_up",
     "start_up_without_runtime",
+    "replayed_load",
+    "own_code_in_run",
+    "run_with_everything_on",
+    "run_with_dlts_json_and_sentry",
+    "cost_of_ledger",
 }
 
 
@@ -81,3 +86,15 @@ def test_the_measured_line_bears_trace_context(tmp_path: Path) -> None:
         "span_id",
     }
     assert json.loads(figure["details"]["samples"]["OrjsonFormatter, bare"]) == {"message": line["message"]}
+
+
+def test_memory_is_measured_in_whole_processes(tmp_path: Path) -> None:
+    """The figure takes minutes and is left to `--long`; here with a hundred jobs, of which each has a span."""
+    code = "import json, memory; print(json.dumps(memory.memory_of(100, 1).as_json()))"
+    run = subprocess.run(
+        [sys.executable, "-c", code], cwd=RUN.parent, capture_output=True, text=True, check=False
+    )
+    assert run.returncode == 0, run.stderr
+    figure = json.loads(run.stdout)
+    assert all(size > 2**20 for sizes in figure["bytes"].values() for size in sizes)
+    assert 0.5 < figure["ratio"]["median"] < 3
