@@ -47,6 +47,8 @@ SAME = [
         "Contract is violated. Offending data item: id: ann",
         "Contract is violated. Offending data item: id: bob",
     ),
+    ("answered 503 after 0.4 s", "answered 503 after 12 s"),
+    ("2 validation errors for Order\nprice", "3 validation errors for Order\nprice"),
     ("locked by PID 17\n  at line 3 of x", "locked by PID 4711\n  at line 4 of y"),
 ]
 
@@ -57,6 +59,19 @@ DIFFERENT = [
     ('relation "orders" does not exist', 'relation "items" does not exist'),
     ("404 for https://shop.example/orders", "404 for https://shop.example/items"),
     ("connection refused", "connection timed out"),
+    (
+        "1 validation error for Order\nprice\n  Input should",
+        "1 validation error for Order\ncustomer\n  Input should",
+    ),
+    (
+        "002003 (42S02): SQL compilation error:\nObject 'ORDERS' does not exist",
+        "002003 (42S02): SQL compilation error:\nDatabase 'PROD' does not exist",
+    ),
+    ("(42S02) refused", "(42P01) refused"),
+    ("API answered 401", "API answered 503"),
+    ("failed with status code: 401", "failed with status code: 403"),
+    ("ORA-00942: refused", "ORA-01017: refused"),
+    ("[Errno 28] while writing", "[Errno 13] while writing"),
 ]
 
 

@@ -71,12 +71,17 @@ def monitor(value: object) -> bool | str:
 
 
 def slugified(name: str) -> str:
-    """The slug for the name of a pipeline; long names are told apart by a digest at their end."""
-    slug = re.sub(r"[^a-z0-9_\-]+", "-", name.lower()).strip("-_") or "pipeline"
+    """The slug for the name of a pipeline.
+
+    Long names, and those of which a slug shows little, are told apart by a digest at their end.
+    """
+    slug = re.sub(r"[^a-z0-9_\-]+", "-", name.lower()).strip("-_")
+    shows_little = not slug or not name.isascii()
+    slug = slug or "pipeline"
     if slug.isdigit():
         slug = f"pipeline-{slug}"
-    if len(slug) > _SLUG_LENGTH:
-        digest = hashlib.sha256(name.encode()).hexdigest()[:_DIGEST_LENGTH]
+    if shows_little or len(slug) > _SLUG_LENGTH:
+        digest = hashlib.sha256(name.encode("utf-8", "surrogatepass")).hexdigest()[:_DIGEST_LENGTH]
         slug = f"{slug[: _SLUG_LENGTH - _DIGEST_LENGTH - 1]}-{digest}"
     return slug
 

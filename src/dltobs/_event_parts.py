@@ -172,7 +172,8 @@ class Attempt:
 class Job:
     """A load job. `state` is dlt's: `completed`, `failed` or `retry`; times are None where dlt does not tell.
 
-    `rows` is None where the rows of its file are not known, `attempts` are the tries of this run.
+    `rows` and `bytes` are those of its data file, None where they are not known; `attempts` are the tries of
+    this run.
     """
 
     job_id: str
@@ -188,6 +189,15 @@ class Job:
     remote_url: str | None = None
     failed_message: str | None = None
     attempts: tuple[Attempt, ...] = ()
+
+    @property
+    def is_follow_up(self) -> bool:
+        """Whether it works on what other jobs have brought: merges a staging table, reads a staged file."""
+        return self.file_format in FOLLOW_UP_FORMATS
+
+
+FOLLOW_UP_FORMATS = frozenset({"sql", "reference"})
+"""The formats of dlt's jobs that have a script or an address in their file, not data (`TJobFileFormat`)."""
 
 
 SchemaChangeKind: TypeAlias = Literal["new_table", "new_column", "variant_column", "changed_hint"]

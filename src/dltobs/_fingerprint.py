@@ -10,13 +10,14 @@ import re
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from dltobs._events import RunFinished
+    from dltobs._events import RunFinished, RunLost
 
 NAMES = 4
 """Of the parts of a fingerprint, those before the message are names."""
 _LENGTH = 200
 _PART_LENGTH = 500
 
+_HEADING = re.compile(r":$|^\d+ validation errors? for ")
 _LAST_FRAME = re.compile(r'^ +File ".*$', re.MULTILINE)
 _MONTH = r"(?:Jan|Feb|Mar|Apr|May|Jun|Jul|Aug|Sep|Oct|Nov|Dec)[a-z]*\.?"
 _WEEKDAY = r"(?:Mon|Tue|Wed|Thu|Fri|Sat|Sun)[a-z]*,?\s+"
@@ -26,6 +27,16 @@ _DAY = rf"(?:\d{{1,2}}\s+{_MONTH}|{_MONTH}\s+\d{{1,2}})\b(?:,?\s+\d{{4}})?"
 _NUMBER = r"[+\-]?(?:0x[0-9a-fA-F]+|\d(?:[\d.,:_]*\d)?)(?:[eE][+\-]?\d+)?"
 _UNIT = r"(?:[mun]?s|m|h|[kKMGT]?i?B|%)?"
 _QUOTED = r"""(?:'[^'\n]*'|"[^"\n]*")"""
+
+_CODE = re.compile(
+    r"(?i:\b(?:HTTP(?:/\d\.\d)?|status(?:[ _]code)?|answered|returned|code|errno)['\"]?[ :=]{1,3})\d{1,5}\b"
+    r"|\b[A-Z]{2,6}-\d{3,5}\b"  # ORA-00942
+    r"|\((?=\d*[A-Z])[0-9A-Z]{5}\)"  # SQLSTATE: (42S02)
+)
+"""A number that says what went wrong, and so stays."""
+_KEPT_DIGITS = str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹")
+_DIGITS = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹", "0123456789")
+"""No digits to a regular expression; they stand for those of a code while the rules are applied."""
 
 _RULES: tuple[tuple[re.Pattern[str], str], ...] = tuple(
     (re.compile(pattern), replacement)
@@ -72,6 +83,11 @@ def fingerprint_of(event: RunFinished) -> list[str]:
     return [run.pipeline, "run", "", event.outcome, ""]
 
 
+def lost_fingerprint(event: RunLost) -> list[str]:
+    """The pipeline: what killed the process is not known."""
+    return [event.run.pipeline, event.outcome]
+
+
 def _bounded(text: str) -> str:
     """A text of a length that Sentry takes, which is another one where the whole is."""
     if len(text) <= _PART_LENGTH:
@@ -86,17 +102,23 @@ def stable(message: str) -> str:
         message: A message without secrets, or a whole stack trace.
     """
     line = telling_line(message)[: 10 * _LENGTH]
+    line = _CODE.sub(lambda code: code[0].translate(_KEPT_DIGITS), line)
     for pattern, replacement in _RULES:
         line = pattern.sub(replacement, line)
-    return line.strip()[:_LENGTH]
+    return line.translate(_DIGITS).strip()[:_LENGTH]
 
 
 def telling_line(message: str) -> str:
-    """The line that says what happened: the first one; of a stack trace, the one below its last frame."""
+    """The line that says what happened: the first one; of a stack trace, the one below its last frame.
+
+    Where that line is a heading, as in Snowflake's and pydantic's messages, the next one belongs to it.
+    """
     *_, last_frame = [None, *_LAST_FRAME.finditer(message)]
     if last_frame is not None:
         message = message[last_frame.end() :]
     lines = [line.rstrip() for line in message.splitlines() if line.strip()]
     if last_frame is not None:
         lines = [line for line in lines if not line[0].isspace()] or lines
+    if len(lines) > 1 and _HEADING.search(lines[0]):
+        return f"{lines[0].strip()} {lines[1].strip()}"
     return lines[0].strip() if lines else ""

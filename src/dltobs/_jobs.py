@@ -6,6 +6,7 @@ from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from dltobs._describe import text_of
+from dltobs._event_parts import FOLLOW_UP_FORMATS
 from dltobs._events import Job, Resource, Table
 
 if TYPE_CHECKING:
@@ -127,6 +128,7 @@ def _job(
     job_id: str, metrics: Any, package_job: Any, file: WrittenFile | None, attempts: tuple[Attempt, ...]
 ) -> Job:
     table, *rest = job_id.split(".")  # table.file.format, and .gz
+    file_format = rest[1] if len(rest) > 1 else None
     if metrics is not None:
         table = metrics.table_name or table
     # the metrics are those of the last attempt, and in a retried job without an end
@@ -146,9 +148,9 @@ def _job(
         table=table,
         internal=is_internal(table),
         state=state,
-        file_format=rest[1] if len(rest) > 1 else None,
+        file_format=file_format,
         rows=None if file is None else file.rows,
-        bytes=getattr(package_job, "file_size", None) if file is None else file.bytes,
+        bytes=_size(package_job, file_format) if file is None else file.bytes,
         retry_count=retries,
         started_at=min(starts, default=None),
         finished_at=max(ends, default=None),
@@ -156,6 +158,11 @@ def _job(
         failed_message=None if message is None else text_of(message)[-_MAX_MESSAGE:],
         attempts=attempts,
     )
+
+
+def _size(package_job: Any, file_format: str | None) -> int | None:
+    """Of a file that an earlier run has written; that of a follow-up job is no data."""
+    return None if file_format in FOLLOW_UP_FORMATS else getattr(package_job, "file_size", None)
 
 
 def _metrics(info: Any) -> list[Any]:

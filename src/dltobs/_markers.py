@@ -253,6 +253,7 @@ def _lost(found: _Found, noticed_by: str) -> RunLost:
         marker.destination_type,
         marker.dataset,
         marker.first_run,
+        working_dir=str(found.path.parent.parent),
     )
     return RunLost(
         run=run,

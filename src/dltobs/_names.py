@@ -43,6 +43,11 @@ _CODE = lazy(
 _FLAG = lazy(r"(?:^|[\s\"'\[(,])--[\w\-]*$")
 _QUOTE = lazy(r"""[bBrRuUfF]{0,2}(?P<slashes>\\{0,32})(?P<mark>["'`])""")
 _LIST = lazy(r"""[\[(]([^\[\](){}\n]{1,4000})[\])]""")
+_IN_CODE = lazy(
+    r"(?:(?P<annotation>[A-Za-z_][\w.]{0,64}(?:\[[\w., \[\]|]{0,64}\])?(?:\s?\|\s?[\w.]{1,32}){0,3}\s?=\s?)"
+    r"|[A-Za-z_][\w.]{0,64}\()(?=[bBrRuUfF]{0,2}[\"'])"
+)
+"""What may stand between name and value in a line of code: `password: str = "…"`, `token = str("…")`."""
 _NOWHERE = (0, 0)
 _MAX_KNOWN, _MAX_KNOWN_LENGTH = 4096, 128
 _ODBC_NAMES = frozenset({"pwd", "password"})
@@ -136,6 +141,9 @@ class KeyNames:
         is_assigned = not match["gap"].isspace() or is_sql or _FLAG.search(before)
         if not is_assigned or not self.covers(name, ""):
             return _NOWHERE
+        code = _IN_CODE.match(text, start)
+        if code is not None and (code["annotation"] is None or ":" in match["gap"]):
+            start = code.end()
         if quote := _QUOTE.match(text, start):
             start, end = _quoted_value(text, quote)
             is_name = quote["mark"] == "`" and not _NOT_PROSE.match(text, start, end)

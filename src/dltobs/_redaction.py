@@ -146,6 +146,10 @@ class Redactor:
         """Whether `redact()` would leave a value as it is: one scan of all of its texts. False is a doubt."""
         return self._glance.is_clean(value)
 
+    def is_secret_name(self, name: str) -> bool:
+        """Whether a text under this name is withheld, whatever it is: `password`, `api_key`."""
+        return self._keys.covers_texts(name)
+
     def withhold(self, value: T) -> T:
         """A value of the same shape in which every text that `redact()` would look at is `[withheld]`."""
         return cast("T", Walk(lambda _: WITHHELD, self._keys).walk(value, 0))

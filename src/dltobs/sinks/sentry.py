@@ -10,6 +10,7 @@ from sentry_sdk import Client
 from dltobs._alerts import publish
 from dltobs._events import RunFinished, RunLost, RunStarted
 from dltobs._fingerprint import NAMES
+from dltobs._patterns import WITHHELD
 from dltobs.sinks.sentry_crons import check_in_of
 from dltobs.sinks.sentry_event import report
 from dltobs.sinks.sentry_lost import lost_report
@@ -68,14 +69,13 @@ class SentrySink:
     def emit(self, event: Event) -> None:
         """Check in where a run starts and ends, and report one that went wrong."""
         if isinstance(event, RunLost):
-            self._capture(lost_report(event, self._tags))
+            self._publish(event, self._capture(lost_report(event, self._own_tags())))
         if not isinstance(event, (RunStarted, RunFinished)):
             return
         try:
             if isinstance(event, RunFinished):
-                sent = self._capture(report(event, self._redactor, self._tags, self._attempt(event)))
-                if sent is not None:
-                    publish(event.run.transaction_id, "sentry", sent)
+                made = report(event, self._redactor, self._own_tags(), self._attempt(event))
+                self._publish(event, self._capture(made))
         finally:
             # a run that has ended must not look as if it were still on, whatever its report met
             self._capture(check_in_of(event, self._settings))
@@ -89,6 +89,18 @@ class SentrySink:
         """Stop the client; what is still queued is counted as lost."""
         self._delivery.abandon("not sent before the deadline")
         self._client.close(timeout=0)
+
+    def _own_tags(self) -> dict[str, str]:
+        """Those of the process and the user: without secrets before Sentry's limits cut one in half."""
+        try:
+            return self._redactor.redact(self._tags)
+        except Exception:  # noqa: BLE001 - the event must go out all the same
+            return dict.fromkeys(self._tags, WITHHELD)
+
+    @staticmethod
+    def _publish(event: RunFinished | RunLost, sent: str | None) -> None:
+        if sent is not None:
+            publish(event.run.transaction_id, "sentry", sent)
 
     def _attempt(self, event: RunFinished) -> int | None:
         """Which attempt it is of a retry loop; None if it did not fail.

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from dltobs._describe import shortened
 from dltobs._events import ExceptionInfo
+from dltobs.sinks.source_lines import SourceLines
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -32,7 +33,8 @@ def exceptions_of(failure: Failure, redactor: Redactor) -> list[dict[str, Any]]:
     Sentry takes the last one for the title of the issue.
     """
     chain = _without_wrappers(failure)
-    return [_exception(info, number, redactor) for number, info in reversed(list(enumerate(chain)))]
+    source = SourceLines(redactor)
+    return [_exception(info, number, redactor, source) for number, info in reversed(list(enumerate(chain)))]
 
 
 def _without_wrappers(failure: Failure) -> list[ExceptionInfo]:
@@ -59,7 +61,7 @@ def _joined(outer: Sequence[Frame], inner: Sequence[Frame]) -> Sequence[Frame]:
     return (*outer, *inner)
 
 
-def _exception(info: ExceptionInfo, number: int, redactor: Redactor) -> dict[str, Any]:
+def _exception(info: ExceptionInfo, number: int, redactor: Redactor, source: SourceLines) -> dict[str, Any]:
     module, _, name = info.type.rpartition(".")
     mechanism: dict[str, Any] = {"type": "dlt", "handled": False, "exception_id": number}
     if number:
@@ -71,11 +73,11 @@ def _exception(info: ExceptionInfo, number: int, redactor: Redactor) -> dict[str
         "mechanism": mechanism,
     }
     if info.frames:
-        described["stacktrace"] = {"frames": [_frame(frame, redactor) for frame in info.frames]}
+        described["stacktrace"] = {"frames": [_frame(frame, redactor, source) for frame in info.frames]}
     return described
 
 
-def _frame(frame: Frame, redactor: Redactor) -> dict[str, Any]:
+def _frame(frame: Frame, redactor: Redactor, source: SourceLines) -> dict[str, Any]:
     described: dict[str, Any] = {
         "filename": _short(frame.path, frame.module),
         "abs_path": frame.path,
@@ -87,21 +89,22 @@ def _frame(frame: Frame, redactor: Redactor) -> dict[str, Any]:
     }
     if frame.in_app and frame.source:
         with contextlib.suppress(Exception):  # the source and the redactor may fail; the frame tells enough
-            described.update(_source_context(frame, redactor))
+            described.update(_source_context(frame, redactor, source))
     return described
 
 
-def _source_context(frame: Frame, redactor: Redactor) -> dict[str, Any]:
+def _source_context(frame: Frame, redactor: Redactor, source: SourceLines) -> dict[str, Any]:
     """The lines around a frame, redacted as one text: a secret may stand on several lines.
 
     Nothing where the file is not the one that ran: it was edited since, or cannot be read.
     """
-    lines = linecache.getlines(frame.path)
-    number = frame.line - 1
-    if not 0 <= number < len(lines) or redactor.text(lines[number].strip()) != frame.source:
+    lines, number = source.of(frame.path), frame.line - 1
+    if not 0 <= number < len(lines):
+        return {}
+    if redactor.text(linecache.getline(frame.path, frame.line).strip()) != frame.source:
         return {}
     first = max(number - _CONTEXT_LINES, 0)
-    block = [line.rstrip("\r\n") for line in lines[first : number + 1 + _CONTEXT_LINES]]
+    block = lines[first : number + 1 + _CONTEXT_LINES]
     clean = [line[:_LINE_LENGTH] for line in redactor.text("\n".join(block)).split("\n")]
     if len(clean) != len(block):
         return {}  # what was taken out reached over a line's end

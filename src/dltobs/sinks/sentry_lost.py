@@ -5,7 +5,9 @@ from __future__ import annotations
 import platform
 from typing import TYPE_CHECKING, Any
 
+from dltobs._fingerprint import lost_fingerprint
 from dltobs._version import __version__
+from dltobs.sinks.sentry_tags import tidied
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -34,7 +36,7 @@ def lost_report(event: RunLost, own_tags: Mapping[str, str]) -> Any:
         "timestamp": event.noticed_at.isoformat(),
         "transaction": run.pipeline,
         "message": f"Run of {run.pipeline} lost: its process died{where} without a word",
-        "tags": {**{name: value for name, value in tags.items() if value}, **own_tags},
+        "tags": tidied({**{name: value for name, value in tags.items() if value}, **own_tags}),
         "contexts": {
             "trace": {
                 "trace_id": trace_id,
@@ -58,6 +60,6 @@ def lost_report(event: RunLost, own_tags: Mapping[str, str]) -> Any:
             },
             "runtime": {"name": "CPython", "version": platform.python_version()},
         },
-        "fingerprint": [run.pipeline, "lost"],
+        "fingerprint": lost_fingerprint(event),
         "sdk": {"name": "dltobs", "version": __version__},
     }

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from dltobs._alerts import published
 from dltobs._cooldown import Cooldown, Permit, key_of
 from dltobs._events import RunFinished, RunLost, StepFinished
-from dltobs._fingerprint import fingerprint_of
+from dltobs._fingerprint import fingerprint_of, lost_fingerprint
 from dltobs.sinks.slack_alert import (
     Alert,
     is_recovered,
@@ -56,8 +56,8 @@ class SlackSink:
             if event.schema_changes and "schema_change" in self._settings.slack_on:
                 self._send(event, lambda: schema_alert(event), None)
         elif isinstance(event, RunLost):
-            if event.outcome in self._settings.slack_on:
-                self._send(event, lambda: lost_alert(event), None)
+            if event.outcome in self._settings.slack_on and (permit := self._permit(event)) is not None:
+                self._send(event, lambda: lost_alert(event), permit)
         elif isinstance(event, RunFinished):
             kind = kind_of(event)
             if is_recovered(event) and kind not in self._settings.slack_on:
@@ -78,10 +78,12 @@ class SlackSink:
         self._delivery.abandon("not sent before the deadline")
         self._sender.close()
 
-    def _permit(self, event: RunFinished) -> Permit | None:
+    def _permit(self, event: RunFinished | RunLost) -> Permit | None:
         """Leave to tell a failure; None: it is counted, and told with the next one."""
         try:
-            if is_recovered(event):
+            if isinstance(event, RunLost):
+                key = key_of(*lost_fingerprint(event))
+            elif is_recovered(event):
                 key = key_of("recovered", *fingerprint_of(event.earlier_attempts[-1]))
             else:
                 key = key_of(*fingerprint_of(event))

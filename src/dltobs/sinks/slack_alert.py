@@ -236,7 +236,8 @@ def _rows(event: RunFinished) -> str:
     if "load" in steps:
         loaded = [job for job in steps["load"].load_jobs if job.state == "completed" and not job.internal]
         rows = sum(job.rows or 0 for job in loaded)
-        if any(job.rows is None for job in loaded):  # an earlier run has normalized them
+        # an earlier run has normalized them; what follows a merge has no rows of its own
+        if any(job.rows is None and not job.is_follow_up for job in loaded):
             return f"at least {rows:,} loaded" if rows else ""
         return f"{rows:,} loaded"
     for name in ("normalize", "extract"):

@@ -7,6 +7,7 @@ The address is a secret that requests and urllib3 write into their exceptions an
 from __future__ import annotations
 
 import contextlib
+import json
 import logging
 import os
 import re
@@ -89,8 +90,7 @@ class Webhook:
 def _meaning(response: requests.Response) -> Answer:
     status, said = response.status_code, _body(response)
     if status in _OK:
-        # a portal or proxy between us and Slack
-        return Answer("the answer is a web page") if said.startswith("<") else Answer()
+        return Answer(_objection(said))
     words = said if _WORDS.fullmatch(said) else ""
     problem = " ".join(filter(None, (f"HTTP {status}", words or _words(response.reason))))
     return Answer(
@@ -99,6 +99,23 @@ def _meaning(response: requests.Response) -> Answer:
         is_refusal=status == _BAD_REQUEST,
         wait=_retry_after(response.headers.get("retry-after")),
     )
+
+
+def _objection(said: str) -> str | None:
+    """Why an answer with a good status is none: Slack says `ok`, and others who take its messages too."""
+    if said.startswith("<"):
+        return "the answer is a web page"  # of a portal or proxy between us and Slack
+    if not all(character.isprintable() or character.isspace() for character in said):
+        return "the answer is no text"
+    try:
+        document = json.loads(said)
+    except ValueError:
+        return None
+    if not isinstance(document, dict) or not any(document.get(name) is False for name in ("ok", "success")):
+        return None
+    words = document.get("error")
+    known = words if isinstance(words, str) and _WORDS.fullmatch(words) else "no reason"
+    return f"the answer is no ({known})"
 
 
 def _body(response: requests.Response) -> str:
