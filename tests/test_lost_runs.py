@@ -147,7 +147,7 @@ def test_spans_metrics_sentry_slack_and_the_log_are_told(tmp_path, otlp, sentry,
         "OTEL_EXPORTER_OTLP_ENDPOINT": otlp.url,
         "SENTRY_DSN": sentry.dsn,
         "OTEL_BSP_SCHEDULE_DELAY": "10",
-        "DLTOBS__TAGS": "team=sales",
+        "DLTOBS__TAGS": "team=sales,on call=ann",
         "DLTOBS__SLACK_INCOMING_HOOK": slack.hook,
         "DLTOBS__SLACK_ON": "lost",
         "DLTOBS__TRACE_URL_TEMPLATE": "https://jaeger/trace/{trace_id}",
@@ -196,6 +196,7 @@ pipeline().run([first(), dying()])""",
     assert event["level"] == "fatal"
     assert event["fingerprint"] == ["shop", "lost"]
     assert event["tags"]["dlt.outcome"] == "lost"
+    assert (event["tags"]["team"], event["tags"]["on_call"]) == ("sales", "ann")
     assert event["tags"]["dlt.transaction_id"] == marker.transaction_id
     assert event["contexts"]["trace"]["trace_id"] == marker.trace_id
     assert event["contexts"]["dlt"]["pid"] == marker.process.pid
@@ -205,6 +206,7 @@ pipeline().run([first(), dying()])""",
     assert told[0] == "🔴 shop: lost, its process died in extract without a word"
     assert f"Process: {marker.process.pid} on {socket.gethostname()}" in told
     assert f"Run: {marker.transaction_id}" in told
+    assert f"Sentry: {event['event_id']}" in told
     assert f"https://jaeger/trace/{marker.trace_id}" in post["text"]
     lines = [json.loads(line) for line in (tmp_path / "dlt.jsonl").read_text().splitlines()]
     (line,) = [line for line in lines if line.get("outcome") == "lost"]
@@ -214,6 +216,18 @@ pipeline().run([first(), dying()])""",
         "extract",
     )
     assert line["message"].startswith("Run of shop: lost, its process died in extract without a word")
+
+
+def test_a_pipeline_that_dies_again_and_again_is_told_to_slack_once(tmp_path, slack):
+    """The cooldown is kept in its working directory."""
+    variables = {"DLTOBS__SLACK_INCOMING_HOOK": slack.hook}
+    for _ in range(3):
+        done = run_in(tmp_path, KILLED, **variables)
+        assert done.returncode == -signal.SIGKILL, done.stderr
+    again = "import dltobs\ndltobs.configure()\npipeline().run([{'id': 1}], table_name='orders')"
+    assert run_in(tmp_path, again, **variables).returncode == 0
+    lost = [post["text"].split("\n")[0] for post in slack.posts if "lost" in post["text"]]
+    assert lost == ["🔴 shop: lost, its process died in extract without a word"]
 
 
 def test_with_the_provider_of_the_application_the_span_is_in_the_same_trace(tmp_path, pipeline):

@@ -33,6 +33,15 @@ def check_ins_of(server):
     return [payload for header, payload in server.items if header["type"] == "check_in"]
 
 
+def test_a_monitor_without_sentry_is_one_warning(caplog):
+    """The setting may stand in a file, and the DSN in the environment of production alone."""
+    dltobs.configure(sentry_monitor=True, sentry_monitor_schedule="0 3 * * *")
+    (record,) = [record for record in caplog.records if record.name == "dltobs"]
+    assert record.getMessage() == (
+        "sentry_monitor does nothing without sentry_dsn (or SENTRY_DSN): no run checks in"
+    )
+
+
 def test_a_run_checks_in_at_start_and_end(sentry, otlp, pipeline):
     """Under one id, with all that Sentry needs to make the monitor by itself."""
     dltobs.configure(

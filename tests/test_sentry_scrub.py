@@ -136,8 +136,9 @@ def test_events_and_transactions_of_a_real_client_pass_it(monkeypatch, sentry, p
     monkeypatch.setenv("API_KEY", SECRET)
     monkeypatch.setattr(sys, "argv", ["load.py", "--token", SECRET])
     dltobs.configure()
-    hooks = {"before_send": dltobs.before_send, "before_send_transaction": dltobs.before_send}
-    sentry_sdk.init(dsn=sentry.dsn, traces_sample_rate=1.0, **hooks)
+    names = ("before_send", "before_send_transaction", "before_send_log")
+    hooks = dict.fromkeys(names, dltobs.before_send)
+    sentry_sdk.init(dsn=sentry.dsn, traces_sample_rate=1.0, enable_logs=True, **hooks)
     try:
 
         @dlt.resource
@@ -152,6 +153,7 @@ def test_events_and_transactions_of_a_real_client_pass_it(monkeypatch, sentry, p
             try:
                 pipeline().run(broken())
             except Exception as error:
+                sentry_sdk.logger.warning(f"with {SECRET}")
                 sentry_sdk.capture_exception(error)
         sentry_sdk.flush(5)
     finally:
@@ -163,4 +165,6 @@ def test_events_and_transactions_of_a_real_client_pass_it(monkeypatch, sentry, p
     (made,) = [payload for header, payload in sentry.items if header["type"] == "transaction"]
     assert made["contexts"]["trace"]["trace_id"] == trace_id
     assert made["spans"][0]["description"] == "GET /?q=***"
+    (logs,) = [payload for header, payload in sentry.items if header["type"] == "log"]
+    assert "with ***" in [item["body"] for item in logs["items"]]
     assert SECRET.encode() not in sentry.raw

@@ -10,6 +10,7 @@ import pytest
 from dlt.pipeline.exceptions import PipelineStepFailed
 
 import dltobs
+from conftest import SECRET
 from dltobs.sinks import sentry_tags
 
 
@@ -107,3 +108,13 @@ def test_tags_of_the_user_are_given_the_form_that_sentry_takes(event):
     assert tags["team_name"] == "data ops"
     assert tags["x" * 32] == "y" * 200
     assert "empty" not in tags
+
+
+def test_a_secret_at_the_length_where_sentry_cuts_is_not_cut_in_half(event, monkeypatch, sentry):
+    monkeypatch.setenv("SHOP__API_KEY", SECRET)
+    assert dlt.secrets["shop.api_key"] == SECRET
+    dltobs.configure(sentry_dsn=sentry.dsn)
+    assert dlt.secrets["shop.api_key"] == SECRET  # resolved, and so known
+    tags = event(tags={"note": "a" * 190 + SECRET, "b" * 20 + SECRET: "yes"})["tags"]
+    assert tags["note"] == "a" * 190 + "***"
+    assert not any(SECRET[:6] in f"{name}{value}" for name, value in tags.items())

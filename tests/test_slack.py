@@ -19,7 +19,7 @@ import dltobs
 from conftest import SECRET
 from dltobs import _alerts, _state
 from dltobs._cooldown import FILE_NAME
-from dltobs._events import Run, RunFinished, SchemaChange, StepFinished
+from dltobs._events import Run, RunFinished, RunLost, SchemaChange, StepFinished
 from dltobs._redaction import Redactor
 from dltobs._resolution import resolve_settings
 from dltobs._settings import Settings
@@ -311,6 +311,27 @@ def test_a_failure_is_the_same_in_slack_as_in_sentry(slack, sentry, pipeline):
     dltobs.shutdown()
     assert len(sentry.events) == 4
     assert len({tuple(event["fingerprint"]) for event in sentry.events}) == len(slack.posts) == 2
+
+
+def test_lost_runs_of_a_pipeline_are_told_once_and_then_counted(slack, tmp_path):
+    """One that dies again and again, for want of memory perhaps, is not one message a run."""
+    told = emitted(slack, *(lost(number, tmp_path) for number in range(3)))
+    assert len(told) == 1
+    told = emitted(slack, lost(3, tmp_path), alert_cooldown=0)
+    assert len(told) == 2
+
+
+def lost(number, folder):
+    run = replace(RUN, transaction_id=f"{number:032x}", working_dir=str(folder))
+    return RunLost(run, "run", "extract", AT, AT, AT, "host", 7, noticed_by="ab" * 16)
+
+
+def test_a_merge_tells_its_rows(slack, pipeline):
+    """The job that merges the staging table has no rows of its own."""
+    dltobs.configure(slack_incoming_hook=slack.hook, slack_on="success")
+    orders = dlt.resource([{"id": 1}, {"id": 2}], name="orders", write_disposition="merge", primary_key="id")
+    pipeline().run(orders)
+    assert "Rows: 2 loaded" in lines(slack)
 
 
 def test_a_message_that_was_lost_does_not_mute_the_next(slack, pipeline):

@@ -219,12 +219,29 @@ def test_plain_text_that_slack_refuses_is_lost_with_its_words(slack, sent):
     assert sent.warnings == ["slack: 1 message could not be delivered: HTTP 400 invalid_payload"]
 
 
-def test_a_page_in_the_place_of_an_answer_is_no_delivery(slack, sent):
+@pytest.mark.parametrize(
+    ("body", "problem"),
+    [
+        ("<!doctype html><title>Log in</title>", "the answer is a web page"),
+        ('{"ok": false, "error": "invalid_auth"}', "the answer is no (invalid_auth)"),
+        ('{"success": false, "error": {"secret": "pl4nted"}}', "the answer is no (no reason)"),
+        ("\x00\x01\x02", "the answer is no text"),
+    ],
+)
+def test_what_is_no_answer_of_slacks_is_no_delivery(slack, sent, body, problem):
     """As a portal or proxy sends it, with status 200."""
-    slack.reply = Reply(200, "<!doctype html><title>Log in</title>")
+    slack.reply = Reply(200, body)
     sent.send()
     assert sent.flush()
-    assert sent.error == "the answer is a web page"
+    assert (sent.delivery.status.delivered, sent.error) == (0, problem)
+
+
+@pytest.mark.parametrize("body", ["", "ok", '{"ok": true}', "null", "[false]", "7"])
+def test_those_who_take_slacks_messages_may_say_so_in_other_words(slack, sent, body):
+    slack.reply = Reply(200, body)
+    sent.send()
+    assert sent.flush()
+    assert sent.delivery.status.delivered == 1
 
 
 def test_a_full_queue_drops_and_counts(slack, sent):

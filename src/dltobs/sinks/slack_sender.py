@@ -28,6 +28,8 @@ _REQUEST_TIMEOUT = 10.0
 """Seconds."""
 _SHORTEST_TIMEOUT = 0.1
 """Seconds: a request that is begun shortly before the deadline."""
+_PAUSE_IN_FLUSH = 1.0
+"""Seconds between two attempts at most, while a flush waits."""
 _BACKOFF = wait_exponential(multiplier=0.5, max=16) + wait_random(0, 0.25)
 
 
@@ -230,14 +232,16 @@ class SlackSender:
         return self._is_closed
 
     def _pause(self, seconds: float, patience: float, *, is_asked: bool) -> None:
-        """Wait for the next attempt; when a flush begins it is now, unless Slack asked us to wait.
+        """Wait for the next attempt. When a flush begins it is now, in one soon, unless Slack asked to wait.
 
         Raises:
             _TooLateError: There will be none.
         """
-        end = time.monotonic() + seconds
         with self._condition:
             was_flushing = self._deadline is not None
+            if was_flushing and not is_asked:
+                seconds = min(seconds, _PAUSE_IN_FLUSH)
+            end = time.monotonic() + seconds
             while not self._is_closed:
                 now = time.monotonic()
                 is_flushing = self._deadline is not None

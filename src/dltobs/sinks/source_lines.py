@@ -70,6 +70,8 @@ def _statements(lines: Sequence[str]) -> Iterator[list[tokenize.TokenInfo]]:
     """The tokens of each statement, over as many lines as it has."""
     statement: list[tokenize.TokenInfo] = []
     for token in tokenize.generate_tokens(iter(lines).__next__):
+        if token.type == tokenize.ERRORTOKEN:  # before Python 3.12: what is no Python
+            raise tokenize.TokenError
         statement.append(token)
         if token.type == tokenize.NEWLINE:
             yield statement
