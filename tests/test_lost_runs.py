@@ -415,6 +415,32 @@ def test_torn_and_foreign_files_harm_nothing(tmp_path, pipeline, sink):
     assert Path("/etc/hostname").exists()
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"started_at": "9999-01-01T00:00:00+00:00"},
+        {"started_at": "0001-01-01T00:00:00+00:00"},
+        {"started_at": "1960-01-01T00:00:00+00:00"},
+        {"step": "\ud800"},
+        {"process": {"host": "\ud800"}},
+        {"process": {"pid": 2**63}},
+        {"process": {"pid": 0}},
+    ],
+    ids=str,
+)
+def test_what_no_run_can_have_written_takes_no_span_from_the_run(tmp_path, pipeline, otlp, change):
+    path = plant(tmp_path, a_marker())
+    marker = json.loads(path.read_text())
+    marker["process"] |= change.pop("process", {})
+    path.write_text(json.dumps({**marker, **change}))
+    dltobs.configure(otlp_endpoint=otlp.url)
+    load(pipeline)
+    dltobs.shutdown()
+    assert dltobs.status()["otlp"].dropped == dltobs.status()["otlp"].spooled == 0
+    assert {"run shop", "extract", "load"} <= {span.name for span in otlp.spans}
+    assert not [span for span in otlp.spans if attributes_of(span).get("dlt.outcome") == "lost"]
+
+
 def test_a_marker_of_another_pipeline_is_left(tmp_path, pipeline, sink):
     path = plant(tmp_path, a_marker(pipeline="market"))
     load(pipeline)

@@ -232,6 +232,7 @@ def test_what_is_no_file_is_set_aside(spool, tmp_path, kind):
         os.mkfifo(path)
     spool.keep("otlp", TARGET, b"2")
     assert payloads(spool) == [b"2"]
+    assert [one.name for one in (spool.folder / "corrupt").iterdir()] == [path.name]
     assert (tmp_path / "elsewhere").exists()
 
 

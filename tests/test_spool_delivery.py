@@ -16,6 +16,7 @@ from pathlib import Path
 import dlt
 import pytest
 from dlt.pipeline.exceptions import PipelineStepFailed
+from opentelemetry import trace
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
     ExportTracePartialSuccess,
     ExportTraceServiceResponse,
@@ -749,6 +750,96 @@ def test_a_message_that_slack_refuses_is_not_kept(slack, pipeline, kept):
     fail(pipeline("one"))
     dltobs.shutdown()
     assert dltobs.status()["slack"].dropped == 1
+    assert kept() == []
+
+
+class Picky(OtlpServer):
+    """A collector in which something breaks over the spans of one pipeline."""
+
+    def status_for(self, path):
+        return 500 if b"poison" in self.requests[-1].body else super().status_for(path)
+
+
+def test_a_delivery_over_which_a_back_end_breaks_does_not_hold_up_those_behind_it(pipeline, kept):
+    collector = Picky()
+    collector.status = 503
+    for name in ("poison", "shop", "market"):
+        failed_run(pipeline, name, otlp_endpoint=collector.url)
+    assert len(kept()) == 3
+    collector.status = 200
+    dltobs.configure(otlp_endpoint=collector.url, metrics="off", flush_timeout=1)
+    dltobs.flush_spool()
+    dltobs.shutdown()
+    assert [name for name in kept() if ".otlp." in name] == kept()
+    assert len(kept()) == 1
+    taken = {attributes_of(span).get("dlt.pipeline.name") for span in collector.spans}
+    assert {"shop", "market"} <= taken
+    collector.close()
+
+
+def test_a_back_end_that_breaks_over_everything_is_not_asked_without_end(pipeline, otlp, kept):
+    otlp.status = 500
+    for number in range(5):
+        failed_run(pipeline, f"shop{number}", otlp_endpoint=otlp.url)
+    assert len(kept()) == 5
+    dltobs.configure(otlp_endpoint=otlp.url, metrics="off", spool_dir="elsewhere")
+    _state.runtime.resending._spool.folder = Path("dlt/dltobs/spool").absolute()
+    otlp.requests.clear()
+    result = dltobs.flush_spool()["otlp"]
+    assert len(otlp.requests) == 3
+    assert (result.sent, result.last_error) == (0, "HTTP 500 Internal Server Error")
+    assert len(kept()) == 5
+
+
+def test_a_span_that_cannot_be_encoded_does_not_take_the_others_with_it(pipeline, otlp, caplog):
+    """One of another library: the rest of the batch is kept, and sent by the next run."""
+    dltobs.configure(otlp_endpoint=otlp.url, metrics="off")
+
+    @dlt.resource
+    def orders():
+        trace.get_tracer("other").start_span("impossible", start_time=2**70).end()
+        yield {"id": 1}
+
+    pipeline().run(orders())
+    dltobs.shutdown()
+    status = dltobs.status()["otlp"]
+    assert status.dropped == 1
+    assert status.delivered + status.spooled > 5
+    dltobs.configure(otlp_endpoint=otlp.url, metrics="off")
+    dltobs.flush_spool()
+    dltobs.shutdown()
+    names = Counter(span.name for span in otlp.spans)
+    assert names["run shop"] == names["extract"] == names["load"] == 1
+    assert "Traceback" not in caplog.text
+
+
+def test_a_spool_that_cannot_be_looked_into_is_refused_and_one_by_default_takes_nothing_from_the_run(
+    pipeline, otlp, tmp_path
+):
+    """A folder below one that may not be entered, or a name that no disk takes."""
+    impossible = tmp_path / ("x" * 300) / "spool"
+    with pytest.raises(
+        ConfigurationError, match=r"spool_dir \(argument.*cannot be used \(file name too long\)"
+    ):
+        dltobs.configure(spool_dir=impossible)
+    assert dltobs.status() == {}
+    dltobs.configure(otlp_endpoint=otlp.url, metrics="off")
+    _state.runtime.spool.folder = impossible
+    _state.runtime.resending.start()
+    pipeline().run([{"id": 1}], table_name="orders")
+    dltobs.shutdown()
+    assert dltobs.status()["otlp"].delivered == len(otlp.spans) > 0
+
+
+@pytest.mark.parametrize("timeout", [float("inf"), 1e12])
+def test_a_spool_may_be_flushed_with_all_the_time_in_the_world(pipeline, otlp, kept, timeout):
+    otlp.status = 503
+    failed_run(pipeline, otlp_endpoint=otlp.url)
+    assert kept()
+    otlp.status = 200
+    dltobs.configure(otlp_endpoint=otlp.url, metrics="off", spool_dir="elsewhere")
+    _state.runtime.resending._spool.folder = Path("dlt/dltobs/spool").absolute()
+    assert dltobs.flush_spool(timeout)["otlp"].sent > 0
     assert kept() == []
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
@@ -18,7 +17,7 @@ from dltobs._resolution import metric_target
 from dltobs._secrets import secrets_in
 from dltobs._setup import Setup
 from dltobs._signals import TerminationWatch
-from dltobs._spool import Spool
+from dltobs._spool_dir import spool_of
 from dltobs._terminated import TerminationReport
 from dltobs._tracker import Callbacks, Tracker
 from dltobs._warnings import Warner
@@ -27,9 +26,10 @@ from dltobs.sinks.delivery import Delivery
 from dltobs.sinks.one_story import OneStory
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator
 
     from dltobs._settings import Settings
+    from dltobs._spool import Spool
     from dltobs.integrations.prefect.hook import PrefectHook
     from dltobs.logs.attach import LoggerHook
 
@@ -54,7 +54,7 @@ def build(settings: Settings, hook: LoggerHook) -> Setup:
     redactor.add(*_own_secrets(settings))
     warner = Warner(redactor)
     deliveries: dict[str, Delivery] = {}
-    spool = _spool(settings, warner, deliveries)
+    spool = spool_of(settings, warner, deliveries)
     sinks: list[Sink] = []
     log_file = None
     try:
@@ -116,38 +116,6 @@ def build(settings: Settings, hook: LoggerHook) -> Setup:
     if settings.handle_sigterm:
         setup.termination = _termination(setup)
     return setup
-
-
-def _spool(settings: Settings, warner: Warner, deliveries: Mapping[str, Delivery]) -> Spool | None:
-    """The folder for what back ends do not take; it is made when there is something to keep."""
-    if not settings.spool_max_bytes:
-        return None
-    if settings.spool_dir is not None and settings.spool_dir.exists() and not settings.spool_dir.is_dir():
-        raise ConfigurationError(
-            "spool_dir",
-            source=settings.source_of("spool_dir"),
-            problem=f"{str(settings.spool_dir)!r} is a file",
-            expected="the path of a folder",
-        )
-
-    def evicted(kind: str, items: int) -> None:
-        reason = "removed from the spool, which is full"
-        if kind in deliveries:
-            deliveries[kind].lost_from_spool(items, reason)
-        else:
-            warner.warn("spool", f"spool: {items} items of {kind} {reason}", reason=f"{kind} {reason}")
-
-    return Spool(
-        (settings.spool_dir or _default_spool_dir()).absolute(), settings.spool_max_bytes, warner, evicted
-    )
-
-
-def _default_spool_dir() -> Path:
-    """Below dlt's data directory: the home folder's `.dlt`, or what `DLT_DATA_DIR` says."""
-    from dlt.common.configuration.container import Container
-    from dlt.common.configuration.specs.pluggable_run_context import PluggableRunContext
-
-    return Path(Container()[PluggableRunContext].context.data_dir) / "dltobs" / "spool"
 
 
 def _termination(setup: Setup) -> TerminationWatch:

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+LONGEST = 1e6
+"""Seconds; the locks of Python refuse to wait for ever longer."""
 _NO_THREADS_AT_EXIT = tuple(sys.version_info[:2]) == (3, 12)
 """In an `atexit` function 3.12 starts no thread: https://github.com/python/cpython/issues/113964."""
 
@@ -25,7 +27,7 @@ def run_within(timeout: float, *calls: Callable[[], object]) -> bool:
         Whether all calls ended in time, and none of them returned False or raised.
     """
     started = [_Call(call) for call in calls]
-    deadline = time.monotonic() + timeout
+    deadline = time.monotonic() + min(timeout, LONGEST)
     for call in started:
         call.start()
     for call in started:

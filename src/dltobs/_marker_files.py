@@ -18,6 +18,9 @@ FOLDER = "dltobs_runs"
 SUFFIX = ".json"
 _VERSION = 1
 _MAX_SIZE = 16 * 1024
+_YEARS = range(1971, 2200)
+"""Those of which OpenTelemetry has a number of nanoseconds."""
+_LARGEST_PID = 2**31 - 1
 _HEX = frozenset("0123456789abcdef")
 
 
@@ -74,7 +77,9 @@ def _marker(found: dict[str, Any]) -> Marker:
         marker, optional={"step", "trace_id", "span_id", "destination_name", "destination_type", "dataset"}
     )
     _check(marker.process, optional={"boot", "namespace", "start"})
-    if at.tzinfo is None or not is_id(marker.transaction_id, 32):
+    if at.tzinfo is None or at.year not in _YEARS or not is_id(marker.transaction_id, 32):
+        raise ValueError
+    if not 0 < marker.process.pid <= _LARGEST_PID:
         raise ValueError
     for value, length in ((marker.trace_id, 32), (marker.span_id, 16)):
         if value is not None and not is_id(value, length):
@@ -93,6 +98,8 @@ def _check(value: Any, optional: set[str]) -> None:
         # a bool is an int
         if type(given) is not _TYPES.get(one.name, str):
             raise TypeError
+        if isinstance(given, str):
+            given.encode()  # a lone surrogate could not be exported
 
 
 def is_id(value: str, length: int) -> bool:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
+from collections import Counter
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from dltobs._deadline import run_within
+from dltobs._deadline import LONGEST, run_within
 from dltobs._spool_files import fingerprint
 from dltobs._warnings import logger
 from dltobs.sinks.delivery import Verdict
@@ -18,6 +20,10 @@ if TYPE_CHECKING:
     from dltobs._spool import Claim, Spool
     from dltobs._warnings import Warner
     from dltobs.sinks.delivery import Delivery, Route
+
+
+_MAX_FAILURES = 3
+"""Deliveries of one back end, in a turn, that may fail for what is in them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +63,7 @@ class Resending:
 
     def start(self) -> None:
         """Send in the background, if there is anything."""
-        if self._routes() and self._spool.folder.is_dir():
+        if self._routes() and os.path.isdir(self._spool.folder):  # noqa: PTH112 - this one raises nothing
             self._thread = threading.Thread(target=self._work, name="dltobs-spool", daemon=True)
             self._thread.start()
 
@@ -80,7 +86,7 @@ class Resending:
         if timeout is None:
             self._send_all(None)
         else:
-            deadline = time.monotonic() + timeout
+            deadline = time.monotonic() + min(timeout, LONGEST)
             run_within(timeout, lambda: self._send_all(deadline))
         results, self._results = self._results, {}
         for entry in self._spool.entries():
@@ -102,12 +108,16 @@ class Resending:
             self._warner.internal_error("spool", error)
 
     def _send_all(self, deadline: float | None) -> None:
-        """Send all that can be sent. A back end that fails is not asked again in this turn."""
+        """Send all that can be sent. A back end that is down is not asked again in this turn.
+
+        Where the trouble may be with one delivery alone, those behind it are tried, but not without end.
+        """
         left = -1 if deadline is None else max(deadline - time.monotonic(), 0.0)
         if not self._lock.acquire(timeout=left):
             return
         try:
             routes = self._routes()
+            failures: Counter[str] = Counter()
             for entry in self._spool.entries():
                 if self._stopped.is_set() or (deadline is not None and time.monotonic() >= deadline):
                     break
@@ -120,12 +130,14 @@ class Resending:
                 results = self._results
                 results[entry.kind] = _added(results.get(entry.kind, SpoolResult()), verdict, entry.items)
                 if not (verdict.is_taken or verdict.is_refused):
-                    del routes[entry.kind, entry.target]
+                    failures[entry.kind] += 1
+                    if not verdict.may_be_its_own or failures[entry.kind] >= _MAX_FAILURES:
+                        del routes[entry.kind, entry.target]
         finally:
             self._lock.release()
 
     def _send(self, claim: Claim, route: Route, delivery: Delivery) -> Verdict:
-        verdict = Verdict()
+        verdict = Verdict(may_be_its_own=True)
         try:
             verdict = route.resend(claim.payload)
         except Exception as error:  # noqa: BLE001 - it stays where it is

@@ -10,7 +10,7 @@ from itertools import product
 from typing import TYPE_CHECKING, Any
 
 from dltobs import _otel as otel
-from dltobs._deadline import reserve, run_within
+from dltobs._deadline import LONGEST, reserve, run_within
 from dltobs._propagation import LoadThreads
 from dltobs._warnings import Warner, logger
 from dltobs.sinks.metrics import MetricSink
@@ -41,8 +41,6 @@ _SHORTEST_CLOSE = 0.3
 """Seconds: a sink that closes writes what it has lost, which takes a moment also where nothing may wait."""
 _KEEPING_TIMEOUT = 0.5
 """Seconds, though `flush_timeout` be over: for putting what was not sent into the spool."""
-_LONGEST_TIMEOUT = 1e6
-"""Seconds; the locks of Python refuse to wait for ever longer."""
 
 
 @dataclass
@@ -174,6 +172,12 @@ class Setup:
             self.termination.hold()
 
     def _get_ready(self) -> None:
+        try:
+            self._begin()
+        except Exception as error:  # noqa: BLE001 - all is attached, and must be known as running
+            self.warner.internal_error("configure", error)
+
+    def _begin(self) -> None:
         if self.settings.sentry_dsn is not None and _dlt_has_sentry():
             self.warner.warn(
                 "dlt's own Sentry",
@@ -197,7 +201,7 @@ class Setup:
     @property
     def timeout(self) -> float:
         """`flush_timeout`, as far as locks can wait."""
-        return min(self.settings.flush_timeout, _LONGEST_TIMEOUT)
+        return min(self.settings.flush_timeout, LONGEST)
 
     def deliver(self) -> None:
         """Have all sinks deliver, side by side; some of `flush_timeout` is left for closing them."""

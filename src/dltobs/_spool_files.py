@@ -11,6 +11,7 @@ The first line of a file is a JSON object, the rest the payload, whose length an
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -177,10 +178,16 @@ def read(path: Path) -> bytes:
     """
     # not blocking: it might be a pipe that nobody writes to
     flags = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
-    descriptor = os.open(path, flags | getattr(os, "O_BINARY", 0))
+    try:
+        descriptor = os.open(path, flags | getattr(os, "O_BINARY", 0))
+    except OSError as error:
+        if error.errno == errno.ELOOP:  # a link
+            raise CorruptError from None
+        raise
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise CorruptError
     with os.fdopen(descriptor, "rb") as file:
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            raise CorruptError
         return file.read()
 
 

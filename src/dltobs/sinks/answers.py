@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 _HTTP_OK = range(200, 300)
+_HTTP_ERROR = 500
+"""Of 5xx the one that says nothing of a back end being down."""
 _HTTP_LATER = frozenset({408, 429})
 _GRPC_LATER = frozenset(
     {
@@ -31,12 +33,14 @@ _GRPC_LATER = frozenset(
 class Answer(NamedTuple):
     """How a back end answered the last request: what went wrong, and how many items it refused.
 
-    `is_refusal` says that the same request would be refused again.
+    `is_refusal` says that the same request would be refused again, `is_its_error` that something broke in the
+    back end, over this request perhaps.
     """
 
     error: str | None = None
     rejected: int = 0
     is_refusal: bool = False
+    is_its_error: bool = False
 
 
 class NotTakenError(Exception):
@@ -113,7 +117,8 @@ def _answer(response: requests.Response) -> Answer:
     if status not in _HTTP_OK:
         # a redirect is not followed, so it is one for ever
         is_refusal = 300 <= status < 500 and status not in _HTTP_LATER  # noqa: PLR2004 - the classes of HTTP
-        return Answer(f"HTTP {status} {response.reason or ''}".strip(), is_refusal=is_refusal)
+        reason = f"HTTP {status} {response.reason or ''}".strip()
+        return Answer(reason, is_refusal=is_refusal, is_its_error=status == _HTTP_ERROR)
     if response.headers.get("content-type") != "application/x-protobuf" or not response.content:
         return Answer()
     from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceResponse
@@ -228,4 +233,6 @@ class _ListeningStub:
 
 
 def _grpc_failure(code: str) -> Answer:
-    return Answer(f"gRPC {code}", is_refusal=code not in _GRPC_LATER)
+    return Answer(
+        f"gRPC {code}", is_refusal=code not in _GRPC_LATER, is_its_error=code in {"INTERNAL", "UNKNOWN"}
+    )

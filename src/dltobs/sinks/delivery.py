@@ -48,12 +48,14 @@ class Verdict:
         is_refused: It will never be taken; neither: it may be tried again.
         rejected: Items in what was taken that the back end did not want.
         reason: What went wrong.
+        may_be_its_own: What went wrong may be the fault of this delivery: the back end is there.
     """
 
     is_taken: bool = False
     is_refused: bool = False
     rejected: int = 0
     reason: str | None = None
+    may_be_its_own: bool = False
 
 
 @dataclass(frozen=True, slots=True)

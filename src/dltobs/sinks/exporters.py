@@ -63,11 +63,16 @@ class RedactingExporter(SpanExporter):
             return None
         from opentelemetry.exporter.otlp.proto.common.trace_encoder import encode_spans
 
-        payload = encode_spans(self._clean(spans)).SerializeToString()
-        known = [f"{span.context.trace_id:x}{span.context.span_id:x}" for span in spans if span.context]
+        clean = self._clean(spans)
+        try:
+            payload = encode_spans(clean).SerializeToString()
+        except Exception:  # noqa: BLE001 - one span, of any library, must not take the others with it
+            clean = [span for span in clean if _can_be_encoded(span)]
+            payload = encode_spans(clean).SerializeToString()
+        known = [f"{span.context.trace_id:x}{span.context.span_id:x}" for span in clean if span.context]
         entry_id = id_of(",".join(known))
-        is_kept = self._delivery.keep(payload, len(spans), entry_id)
-        return Stored(len(spans), entry_id) if is_kept else None
+        is_kept = bool(clean) and self._delivery.keep(payload, len(clean), entry_id)
+        return Stored(len(clean), entry_id) if is_kept else None
 
     def shutdown(self) -> None:
         """Close the inner exporter; what is still on its way is kept or lost."""
@@ -105,6 +110,16 @@ class RedactingExporter(SpanExporter):
             )
         except Exception:  # noqa: BLE001 - then each span is looked at by itself
             return False
+
+
+def _can_be_encoded(span: ReadableSpan) -> bool:
+    from opentelemetry.exporter.otlp.proto.common.trace_encoder import encode_spans
+
+    try:
+        encode_spans([span]).SerializeToString()
+    except Exception:  # noqa: BLE001 - a number or text that protobuf does not take
+        return False
+    return True
 
 
 class _CutAware:

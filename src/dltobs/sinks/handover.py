@@ -12,7 +12,7 @@ import time
 from itertools import islice
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from dltobs._deadline import run_within
+from dltobs._deadline import LONGEST, run_within
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -21,8 +21,6 @@ T = TypeVar("T")
 
 _CHUNK = 256
 """Spans between two flushes."""
-_LONGEST_TIMEOUT = 1e6
-"""Seconds; the locks of Python refuse to wait for ever longer."""
 _QUEUE_SIZE = "OTEL_BSP_MAX_QUEUE_SIZE"
 _QUEUE_SHARE = 4
 """The part of a smaller queue that a chunk may fill: it holds other spans, too."""
@@ -39,7 +37,7 @@ class Handover:
     """
 
     def __init__(self, flush_timeout: float) -> None:
-        self._timeout = min(flush_timeout, _LONGEST_TIMEOUT)
+        self._timeout = min(flush_timeout, LONGEST)
         self._chunk = _chunk_size()
         self._lock = threading.Lock()
         self._waiting = 0

@@ -48,4 +48,6 @@ class Resender:
         self._made = None  # its connection may be of no use any more
         with listening(Ear()):
             exporter.shutdown()
-        return Verdict(is_refused=answer.is_refusal, reason=answer.error or reason)
+        return Verdict(
+            is_refused=answer.is_refusal, reason=answer.error or reason, may_be_its_own=answer.is_its_error
+        )

@@ -152,7 +152,11 @@ class CountingTransport(HttpTransport):
             self._update_rate_limits(response)
             if response.status in _HTTP_OK:
                 return Verdict(is_taken=True)
-            return Verdict(is_refused=_is_refusal(response.status), reason=f"HTTP {response.status}")
+            return Verdict(
+                is_refused=_is_refusal(response.status),
+                reason=f"HTTP {response.status}",
+                may_be_its_own=response.status == _HTTP_ERRORS[0],
+            )
         finally:
             response.close()
 

@@ -41,12 +41,14 @@ class Answer(NamedTuple):
 
     `problem` is None where Slack took the message. `is_passing`: it may take it in a moment, or in
     `wait` seconds where it said so. `is_refusal`: it does not understand the message as it stands.
+    `status` is that of HTTP, None where no answer came.
     """
 
     problem: str | None = None
     is_passing: bool = False
     is_refusal: bool = False
     wait: float | None = None
+    status: int | None = None
 
 
 class Webhook:
@@ -98,6 +100,7 @@ def _meaning(response: requests.Response) -> Answer:
         is_passing=status in _PASSING,
         is_refusal=status == _BAD_REQUEST,
         wait=_retry_after(response.headers.get("retry-after")),
+        status=status,
     )
 
 

@@ -26,6 +26,7 @@ _PATIENCE = 90.0
 """Seconds for which a message is tried, while the process goes on."""
 _REQUEST_TIMEOUT = 10.0
 """Seconds."""
+_SERVER_ERROR = 500
 _SHORTEST_TIMEOUT = 0.1
 """Seconds: a request that is begun shortly before the deadline."""
 _PAUSE_IN_FLUSH = 1.0
@@ -195,7 +196,12 @@ class SlackSender:
         finally:
             webhook.close()
         is_taken = answer.problem is None
-        return Verdict(is_taken, is_refused=not is_taken and not answer.is_passing, reason=answer.problem)
+        return Verdict(
+            is_taken,
+            is_refused=not is_taken and not answer.is_passing,
+            reason=answer.problem,
+            may_be_its_own=answer.status == _SERVER_ERROR,
+        )
 
     def _deliver(self, message: Message) -> Answer:
         if message.rich is None:
