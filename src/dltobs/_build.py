@@ -48,6 +48,7 @@ def build(settings: Settings, hook: LoggerHook) -> Setup:
         ConfigurationError: A part cannot be made of these settings.
     """
     from dltobs.logs.build import file_handler, recent_lines
+    from dltobs.logs.output import LogOutput
     from dltobs.logs.run_lines import LogSink
 
     redactor = Redactor(keys=settings.redact_keys, patterns=settings.redact_patterns)
@@ -98,8 +99,14 @@ def build(settings: Settings, hook: LoggerHook) -> Setup:
                 ),
                 schema_change_ignore=settings.schema_change_ignore,
             ),
-            log_file=log_file,
-            recent_lines=recent,
+            log=LogOutput(
+                settings,
+                redactor,
+                warner,
+                log_file=log_file,
+                recent_lines=recent,
+                more=() if prefect is None else (prefect.handler,),
+            ),
             log_sink=log_sink,
             spool=spool,
             resending=None if spool is None else Resending(spool, deliveries, warner),
@@ -112,7 +119,7 @@ def build(settings: Settings, hook: LoggerHook) -> Setup:
             log_file.close()
         raise
     if settings.excepthook:
-        setup.excepthook = ExceptHook(redactor, setup.exception_formatter)
+        setup.excepthook = ExceptHook(redactor, setup.log.exception_formatter)
     if settings.handle_sigterm:
         setup.termination = _termination(setup)
     return setup

@@ -12,11 +12,9 @@ from typing import TYPE_CHECKING, Any
 from dltobs import _otel as otel
 from dltobs._deadline import LONGEST, reserve, run_within
 from dltobs._propagation import LoadThreads
-from dltobs._warnings import Warner, logger
 from dltobs.sinks.metrics import MetricSink
 
 if TYPE_CHECKING:
-    import logging
     from collections.abc import Callable, Mapping, Sequence
 
     from dltobs._dispatch import Dispatcher, Sink
@@ -28,11 +26,11 @@ if TYPE_CHECKING:
     from dltobs._signals import TerminationWatch
     from dltobs._spool import Spool
     from dltobs._tracker import Tracker
+    from dltobs._warnings import Warner
     from dltobs._workers import WorkerPools
     from dltobs.integrations.prefect.hook import PrefectHook
     from dltobs.logs.attach import LoggerHook
-    from dltobs.logs.forward import Outlet
-    from dltobs.logs.handlers import FileHandler, RecentLines
+    from dltobs.logs.output import LogOutput
     from dltobs.sinks.delivery import Delivery
 
 _CLOSING_SHARE = 0.15
@@ -56,19 +54,15 @@ class Setup:
     logger_hook: LoggerHook
     learner: SecretLearner
     tracker: Tracker
-    log_file: FileHandler | None
-    recent_lines: RecentLines | None
+    log: LogOutput
     log_sink: Sink
     """Hears each event before the others; it has nothing to deliver."""
     load_threads: LoadThreads = field(default_factory=LoadThreads)
     prefect: PrefectHook | None = None
     worker_pools: WorkerPools | None = None
-    outlet: Outlet | None = None
     process: int = field(default_factory=os.getpid)
     excepthook: ExceptHook | None = None
     termination: TerminationWatch | None = None
-    own_logger_handlers: Sequence[logging.Handler] = ()
-    log_format: str = ""
     spool: Spool | None = None
     resending: Resending | None = None
 
@@ -80,7 +74,7 @@ class Setup:
         try:
             self.learner.attach(dlt_was_used=dlt_was_used)
             self.logger_hook.warner = self.warner
-            self.logger_hook.attach(self._handlers_for, self.settings.log_level)
+            self.logger_hook.attach(self.log.handlers_for, self.settings.log_level)
             self.load_threads.attach()
             if self.worker_pools is not None:
                 self.worker_pools.attach()
@@ -92,7 +86,7 @@ class Setup:
                 self.termination.attach()
         except BaseException:
             self.detach()
-            self._close_files()
+            self.log.close()
             raise
         self._get_ready()
 
@@ -104,8 +98,8 @@ class Setup:
         self.learner, self.load_threads = old.learner, old.load_threads
         self.learner.redirect(self.redactor, lambda error: self.warner.internal_error("secrets", error))
         self.logger_hook.warner = self.warner
-        self.logger_hook.attach(self._handlers_for, self.settings.log_level)
-        old._release_own_logger()
+        self.logger_hook.attach(self.log.handlers_for, self.settings.log_level)
+        self.log.take_over(old.log)
         if old.prefect is not None:
             old.prefect.detach()
         self._attach_prefect()
@@ -113,14 +107,12 @@ class Setup:
         if self.worker_pools is not None:
             self.worker_pools.redirect(self)
         if self.excepthook is not None and old.excepthook is not None:
-            old.excepthook.redirect(self.redactor, self.exception_formatter)
+            old.excepthook.redirect(self.redactor, self.log.exception_formatter)
             self.excepthook = old.excepthook
         elif self.excepthook is not None:
             self.excepthook.attach()
         elif old.excepthook is not None:
             old.excepthook.detach()
-        if self.recent_lines is not None and old.recent_lines is not None:
-            self.recent_lines.take_over(old.recent_lines)
         spans = self._take_over_spans(old)
         for before, now in product(_metric_sinks_of(old.sinks), _metric_sinks_of(self.sinks)):
             now.take_over(before)
@@ -247,11 +239,11 @@ class Setup:
             run_within(max(deadline - time.monotonic(), least), *(sink.close for sink in self.sinks))
             if detach is not None:
                 detach()
-            self._close_files()
+            self.log.close()
 
     def detach(self) -> None:
         """Undo `attach()`; every part is tried, whatever another one raises."""
-        parts: list[Callable[[], None]] = [self.tracker.detach, self._release_own_logger]
+        parts: list[Callable[[], None]] = [self.tracker.detach, self.log.release_own_logger]
         if self.excepthook is not None:
             parts.append(self.excepthook.detach)
         if self.worker_pools is not None:
@@ -266,41 +258,6 @@ class Setup:
                 part()
             except Exception as error:  # noqa: BLE001 - the other parts still have to be undone
                 self.warner.internal_error("shutdown", error)
-
-    def _close_files(self) -> None:
-        if self.log_file is not None:
-            self.log_file.close()
-
-    def _handlers_for(self, log_format: str) -> Sequence[logging.Handler]:
-        """The handlers for dlt's logger under a log format of dlt's."""
-        from dltobs.logs.build import console_handler, loguru_handler
-
-        self.log_format = log_format
-        self._release_own_logger()
-        made = (
-            console_handler(self.settings, self.redactor, self.warner, log_format),
-            self.log_file,
-            loguru_handler(self.settings, self.redactor, self.warner, self.outlet),
-            None if self.prefect is None else self.prefect.handler,
-        )
-        visible = [handler for handler in made if handler is not None]
-        self.own_logger_handlers = tuple(visible)
-        for handler in visible:
-            logger.addHandler(handler)
-        return [*visible, self.recent_lines] if self.recent_lines is not None else visible
-
-    def exception_formatter(self) -> logging.Formatter | None:
-        """What renders an uncaught exception: as the console does; None is Python's own way."""
-        from dltobs.logs.build import console_format, json_formatter
-
-        if console_format(self.settings, self.log_format) != "json":
-            return None
-        return json_formatter(self.settings, self.redactor)
-
-    def _release_own_logger(self) -> None:
-        for handler in self.own_logger_handlers:
-            logger.removeHandler(handler)
-        self.own_logger_handlers = ()
 
 
 def _span_sink_of(sinks: Sequence[Sink]) -> Any:

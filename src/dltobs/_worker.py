@@ -138,7 +138,7 @@ def _start(briefing: Briefing, outlet: Outlet | None, tally: Connection | None) 
         problem = error
         setup = build(dataclasses.replace(quiet, log_file=None), hook)
     setup.redactor.add(*briefing.secrets)
-    setup.outlet = outlet
+    setup.log.outlet = outlet
     setup.logger_hook.install()
     setup.attach(dlt_was_used=False)
     _state.runtime = setup
@@ -166,8 +166,7 @@ def _discard_earlier() -> None:
     if earlier.process == os.getpid():
         run_within(_CLOSING_TIMEOUT, *(sink.close for sink in earlier.sinks))
     earlier.detach()
-    if earlier.log_file is not None:
-        earlier.log_file.close()
+    earlier.log.close()
 
 
 def _own_tracing(settings: Settings, setup: Setup) -> OwnTracing | None:

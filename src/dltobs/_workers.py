@@ -111,7 +111,7 @@ class Sender:
         from dltobs.logs.dlts import current_logger
 
         logger = current_logger()
-        log_file = self._setup.log_file
+        log_file = self._setup.log.log_file
         settings = {name: getattr(self._setup.settings, name) for name in FIELDS}
         settings["trace_exporters"] = self._setup.settings.trace_exporters
         settings["log_file"] = None if log_file is None else type(settings["log_file"])(log_file.baseFilename)

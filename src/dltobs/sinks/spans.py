@@ -3,38 +3,33 @@
 from __future__ import annotations
 
 import threading
-from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from opentelemetry import context, trace
-from opentelemetry.trace import Span, SpanContext, SpanKind, Status, StatusCode, TraceFlags, Tracer
+from opentelemetry.trace import Span, SpanKind, Tracer
 
-from dltobs._describe import shortened
 from dltobs._environment import parent_context
 from dltobs._events import RunFinished, RunLost, RunStarted, StepFinished, StepStarted
 from dltobs._otel import application_has_provider
-from dltobs._schema_changes import told
 from dltobs._version import __version__
 from dltobs.sinks.job_spans import JobSpans, nanoseconds
+from dltobs.sinks.span_content import describe_step, identity_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from contextvars import Token
-    from datetime import datetime
 
     from opentelemetry.context import Context
     from opentelemetry.trace import TracerProvider
 
-    from dltobs._events import Event, Failure, Run
+    from dltobs._events import Event
     from dltobs._redaction import Redactor
     from dltobs._settings import Settings
     from dltobs.sinks.delivery import Delivery
     from dltobs.sinks.provider import OwnTracing
 
-_DESCRIPTION_LENGTH = 1024
-_STACKTRACE_LENGTH = 64 * 1024
-_MAX_SCHEMA_LINES = 100
+
 _CLOSING_TIMEOUT = 0.3
 """Seconds to export spans that the end of the set-up has ended."""
 
@@ -165,7 +160,7 @@ class SpanSink:
             return
         is_root = event.depth == 0
         parent = parent_context() if is_root else None  # None: the current context
-        attributes: dict[str, Any] = {**_identity(event.run), "dlt.step": event.step, **self._tags}
+        attributes: dict[str, Any] = {**identity_of(event.run), "dlt.step": event.step, **self._tags}
         name = f"{event.step} {event.run.pipeline}" if is_root else event.step
         token = None
         if is_root and run.is_own:
@@ -192,7 +187,7 @@ class SpanSink:
             context.detach(item.token)
             return
         try:
-            _describe_step(item.span, event)
+            describe_step(item.span, event)
             self._children.emit(event, item.span, run.tracer, run.provider)
         finally:
             context.detach(item.token)
@@ -208,14 +203,14 @@ class SpanSink:
         for depth, item in reversed(list(enumerate(run.spans))):  # of steps whose end was not heard
             step = next((one for one in reversed(event.steps) if one.depth == depth), None)
             if step is not None:
-                _describe_step(item.span, step)
+                describe_step(item.span, step)
             if depth:
                 item.span.end()
             else:
                 run.root = item.span
         if run.root is None:
             return
-        run.root.set_attributes({**_identity(event.run), "dlt.outcome": event.outcome})
+        run.root.set_attributes({**identity_of(event.run), "dlt.outcome": event.outcome})
         last = event.steps[-1].finished_at if event.steps else event.finished_at
         run.root.end(nanoseconds(last))
 
@@ -224,7 +219,7 @@ class SpanSink:
         if run is not None and not self._is_closed:
             from dltobs.sinks.lost_span import emit_lost
 
-            emit_lost(event, run.tracer, {**_identity(event.run), **self._tags}, is_own=run.is_own)
+            emit_lost(event, run.tracer, {**identity_of(event.run), **self._tags}, is_own=run.is_own)
 
 
 def _propose_trace_id(transaction_id: str) -> Token[int | None]:
@@ -237,71 +232,3 @@ def _withdraw_trace_id(token: Token[int | None]) -> None:
     from dltobs.sinks.provider import next_trace_id
 
     next_trace_id.reset(token)
-
-
-def _identity(run: Run) -> dict[str, Any]:
-    named = {
-        "dlt.pipeline.name": run.pipeline,
-        "dlt.transaction_id": run.transaction_id,
-        "dlt.destination.name": run.destination_name,
-        "dlt.destination.type": run.destination_type,
-        "dlt.dataset.name": run.dataset,
-        "dlt.first_run": run.first_run,
-        "dlt.retry.attempt": run.attempt,
-        **run.surroundings,
-    }
-    return {name: value for name, value in named.items() if value is not None}
-
-
-def _describe_step(span: Span, event: StepFinished) -> None:
-    span.set_attributes(_identity(event.run))
-    load_ids = [package.load_id for package in event.packages]
-    if event.failure is not None and event.failure.load_id:
-        span.set_attribute("dlt.load_id", event.failure.load_id)
-    elif load_ids:
-        # a step usually handles one package; the attribute is a string then and now
-        span.set_attribute("dlt.load_id", ",".join(load_ids))
-    if event.step in {"extract", "normalize"}:
-        span.set_attribute("dlt.rows", event.rows)
-        span.set_attribute("dlt.bytes", event.bytes)
-    for link in event.links:
-        flags = TraceFlags(TraceFlags.SAMPLED if link.is_sampled else TraceFlags.DEFAULT)
-        earlier = SpanContext(
-            int(link.trace_id, 16), int(link.span_id, 16), is_remote=True, trace_flags=flags
-        )
-        span.add_link(earlier, {"dlt.load_id": link.load_id})
-    if event.schema_changes:
-        span.add_event("schema_change", _schema_change(event), nanoseconds(event.finished_at))
-    if event.failure is not None:
-        _describe_failure(span, event.failure, event.finished_at)
-
-
-def _schema_change(event: StepFinished) -> dict[str, Any]:
-    """The attributes of the one event that tells all schema changes of a load."""
-    changes = event.schema_changes
-    counts = Counter(f"dlt.schema_change.{change.kind}s" for change in changes)
-    return {
-        **counts,
-        "dlt.schema_change.lines": told(changes, first_run=event.run.first_run, limit=_MAX_SCHEMA_LINES),
-        "dlt.load_id": ",".join(dict.fromkeys(change.load_id for change in changes)),
-    }
-
-
-def _describe_failure(span: Span, failure: Failure, at: datetime) -> None:
-    span.set_attribute("error.type", failure.error_type)
-    span.set_attribute("dlt.failure.kind", failure.kind)
-    if failure.resource is not None:
-        span.set_attribute("dlt.resource.name", failure.resource)
-    if failure.table is not None:
-        span.set_attribute("dlt.table.name", failure.table)
-    span.add_event(
-        "exception",
-        {
-            "exception.type": failure.error_type,
-            "exception.message": failure.message,
-            "exception.stacktrace": shortened(failure.stacktrace, _STACKTRACE_LENGTH),
-        },
-        nanoseconds(at),
-    )
-    description = f"{failure.error_type}: {failure.message}"
-    span.set_status(Status(StatusCode.ERROR, description[:_DESCRIPTION_LENGTH]))

@@ -1,0 +1,91 @@
+"""Where the log lines of one set-up go: the handlers on dlt's logger, and on our own."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from dltobs._warnings import logger
+from dltobs.logs.build import console_format, console_handler, json_formatter, loguru_handler
+
+if TYPE_CHECKING:
+    import logging
+    from collections.abc import Sequence
+
+    from dltobs._redaction import Redactor
+    from dltobs._settings import Settings
+    from dltobs._warnings import Warner
+    from dltobs.logs.forward import Outlet
+    from dltobs.logs.handlers import FileHandler, RecentLines
+
+
+class LogOutput:
+    """Makes the handlers for the log format that dlt has, whenever dlt makes its logger anew.
+
+    Args:
+        settings: Say which.
+        redactor: What each line passes.
+        warner: Told of lines that cannot be written.
+        log_file: The rotating file, if there is one.
+        recent_lines: The memory of the last lines of each run, if somebody reports them.
+        more: Handlers of integrations.
+    """
+
+    def __init__(  # noqa: PLR0913 - each is a part
+        self,
+        settings: Settings,
+        redactor: Redactor,
+        warner: Warner,
+        *,
+        log_file: FileHandler | None,
+        recent_lines: RecentLines | None,
+        more: Sequence[logging.Handler] = (),
+    ) -> None:
+        self._settings = settings
+        self._redactor = redactor
+        self._warner = warner
+        self._more = tuple(more)
+        self.log_file = log_file
+        self.recent_lines = recent_lines
+        self.outlet: Outlet | None = None
+        """In a worker process: the way to the loguru of the process that has started it."""
+        self._log_format = ""
+        self._on_own_logger: tuple[logging.Handler, ...] = ()
+
+    def handlers_for(self, log_format: str) -> Sequence[logging.Handler]:
+        """The handlers for dlt's logger under a log format of dlt's; our own logger gets those that show."""
+        self._log_format = log_format
+        self.release_own_logger()
+        made = (
+            console_handler(self._settings, self._redactor, self._warner, log_format),
+            self.log_file,
+            loguru_handler(self._settings, self._redactor, self._warner, self.outlet),
+            *self._more,
+        )
+        visible = tuple(handler for handler in made if handler is not None)
+        self._on_own_logger = visible
+        for handler in visible:
+            logger.addHandler(handler)
+        return visible if self.recent_lines is None else (*visible, self.recent_lines)
+
+    def exception_formatter(self) -> logging.Formatter | None:
+        """What renders an uncaught exception: as the console does; None is Python's own way."""
+        if console_format(self._settings, self._log_format) != "json":
+            return None
+        return json_formatter(self._settings, self._redactor)
+
+    def take_over(self, other: LogOutput) -> None:
+        """Go on with what another one knows of the runs that are on."""
+        other.release_own_logger()
+        if self.recent_lines is not None and other.recent_lines is not None:
+            self.recent_lines.take_over(other.recent_lines)
+
+    def release_own_logger(self) -> None:
+        """Take our handlers off our own logger; dlt's is the affair of the hook on it."""
+        for handler in self._on_own_logger:
+            logger.removeHandler(handler)
+        self._on_own_logger = ()
+
+    def close(self) -> None:
+        """Close the file."""
+        if self.log_file is not None:
+            self.log_file.close()
