@@ -39,8 +39,9 @@ class SlackError(Exception):
 
 
 def refuse_errors(response: Response, *_: Any, **__: Any) -> None:
-    """Raise where Slack says that it has failed; with a status such as 429, dlt waits and asks again."""
-    if response.ok and not response.json().get("ok"):
+    """Raise where Slack says that it has failed; after a 429 or 5xx, dlt waits and asks again."""
+    response.raise_for_status()  # in the place of dlt's own hook, which is not there beside others
+    if not response.json().get("ok"):
         message = f"{response.json().get('error')} ({response.url})"
         raise SlackError(message)
 

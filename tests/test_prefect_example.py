@@ -33,12 +33,13 @@ USERS = [
 
 
 class SlackApi:
-    """Pages of two, one 429 with Retry-After, and one page that fails once."""
+    """Pages of two, one 429 with Retry-After, and one page that fails once; `users_status` is for good."""
 
     def __init__(self) -> None:
         self.calls: list[tuple[str, dict[str, str]]] = []
         self.tokens: set[str] = set()
         self.was_limited = self.has_failed = False
+        self.users_status = 200
         api = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -62,6 +63,8 @@ class SlackApi:
 
     def answer(self, method, params):
         self.calls.append((method, params))
+        if method == "users.list" and self.users_status != 200:
+            return self.users_status, {"Retry-After": "1"}, {"ok": False, "error": "no_users_today"}
         key, items = {
             "conversations.list": ("channels", CHANNELS),
             "users.list": ("members", USERS),
@@ -92,16 +95,27 @@ def slack_api():
     api.close()
 
 
-def test_the_served_flow_is_told_whole(tmp_path, otlp, slack_api, server):
-    """A flow run of the deployment, asked for through the API: state, tables, logs, artifacts, spans, no token."""
-    environment = {
+def environment_of(folder, slack_api, server):
+    """What the example needs, with the data in `folder`."""
+    return {
         **server.environment,
         "SOURCES__SLACK__ACCESS_TOKEN": TOKEN,
         "SOURCES__SLACK__BASE_URL": slack_api.url,
-        "RUNTIME__LOG_LEVEL": "INFO",
         "RUNTIME__DLTHUB_TELEMETRY": "false",
-        "DLT_DATA_DIR": str(tmp_path / "dlt"),
-        "DESTINATION__DUCKDB__CREDENTIALS": str(tmp_path / "slack.duckdb"),
+        "DLT_DATA_DIR": str(folder / "dlt"),
+        "DESTINATION__DUCKDB__CREDENTIALS": str(folder / "slack.duckdb"),
+    }
+
+
+def counts_in(folder, *tables):
+    with duckdb.connect(str(folder / "slack.duckdb"), read_only=True) as database:
+        return [database.execute(f"SELECT count(*) FROM slack_data.{name}").fetchone()[0] for name in tables]
+
+
+def test_the_served_flow_is_told_whole(tmp_path, otlp, slack_api, server):
+    """A flow run of the deployment, asked for through the API: state, tables, logs, artifacts, spans, no token."""
+    environment = environment_of(tmp_path, slack_api, server) | {
+        "RUNTIME__LOG_LEVEL": "INFO",
         "DLTOBS__OTLP_ENDPOINT": otlp.url,
         "DLTOBS__LOG_FILE": str(tmp_path / "dlt.jsonl"),
         "PREFECT_RUNNER_POLL_FREQUENCY": "1",
@@ -135,12 +149,7 @@ def test_the_served_flow_is_told_whole(tmp_path, otlp, slack_api, server):
             end(serving)
 
     # what was loaded
-    with duckdb.connect(str(tmp_path / "slack.duckdb")) as database:
-        tables = ("channels", "messages_general", "messages_random", "users")
-        counts = [
-            database.execute(f"SELECT count(*) FROM slack_data.{name}").fetchone()[0] for name in tables
-        ]
-    assert counts == [2, 5, 1, 3]
+    assert counts_in(tmp_path, "channels", "messages_general", "messages_random", "users") == [2, 5, 1, 3]
     assert slack_api.was_limited
     assert slack_api.has_failed
     assert slack_api.tokens == {f"Bearer {TOKEN}"}
@@ -187,3 +196,34 @@ def test_the_served_flow_is_told_whole(tmp_path, otlp, slack_api, server):
     # the token is nowhere in what dltobs has sent
     told = json.dumps([lines, artifacts]).encode() + otlp.raw + (tmp_path / "dlt.jsonl").read_bytes()
     assert b"pl4nted" not in told
+
+
+@pytest.mark.parametrize("status", [500, 429])
+def test_a_page_that_fails_for_good_fails_the_flow_and_leaves_the_table(tmp_path, slack_api, server, status):
+    """Once dlt's and Prefect's tries are used up, as what is replaced would be empty otherwise."""
+
+    def once():
+        variables = {"RUNTIME__REQUEST_MAX_ATTEMPTS": "2"}
+        return subprocess.run(
+            [sys.executable, str(EXAMPLE), "--once"],
+            cwd=tmp_path,
+            env=environment_of(tmp_path, slack_api, server) | variables,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=90,
+            check=False,
+        )
+
+    before = {one["id"] for one in server.flow_runs("slack-pipeline")}
+    done = once()
+    assert done.returncode == 0, done.stderr
+    slack_api.users_status = status
+    slack_api.calls.clear()
+    done = once()
+    assert done.returncode == 1
+    assert f"{status} " in done.stderr.splitlines()[-1]
+    assert [method for method, _ in slack_api.calls].count("users.list") == 3 * 2
+    runs = [one for one in server.flow_runs("slack-pipeline") if one["id"] not in before]
+    assert sorted(run["state_type"] for run in runs) == ["COMPLETED", "FAILED"]
+    assert counts_in(tmp_path, "users") == [3]
