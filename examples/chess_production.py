@@ -27,6 +27,8 @@ dltobs.configure(
 )
 
 import dlt  # noqa: E402 - configure() comes first
+from dlt.common.exceptions import TerminalException  # noqa: E402
+from dlt.extract.exceptions import DltSourceException  # noqa: E402
 from dlt.pipeline.helpers import retry_load  # noqa: E402
 from dlt.sources.helpers import requests  # noqa: E402
 from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_exponential  # noqa: E402
@@ -43,6 +45,10 @@ PLAYERS = ["magnuscarlsen", "vincentkeymer", "dommarajugukesh", "rpragchess"]
 NOT_FOUND = 404
 
 
+class UnknownPlayerError(DltSourceException, TerminalException):
+    """Another try will not help. `retry_load` sees that, as dlt does not wrap the exceptions of sources."""
+
+
 @dlt.source(name="chess")
 def chess_source(players: Sequence[str], start_month: str, end_month: str) -> Iterator[DltResource]:
     """Profiles and games of players.
@@ -56,26 +62,38 @@ def chess_source(players: Sequence[str], start_month: str, end_month: str) -> It
     @dlt.resource(write_disposition="replace", primary_key="player_id")
     def players_profiles() -> Iterator[Any]:
         for player in players:
-            yield get(f"player/{player}")
+            yield get_of_player(player)
 
     @dlt.resource(write_disposition="merge", primary_key="url")
     def players_games() -> Iterator[Any]:
         for player in players:
-            for archive in get(f"player/{player}/games/archives")["archives"]:
+            for archive in get_of_player(player, "/games/archives")["archives"]:
                 if start_month <= archive[-7:] <= end_month:
-                    yield get(f"player/{player}/games/{archive[-7:]}").get("games", [])
+                    month = get(f"player/{player}/games/{archive[-7:]}")
+                    if month is not None:  # one in the list of archives may be gone
+                        yield month["games"]
 
     yield players_profiles
     yield players_games
 
 
+def get_of_player(player: str, path: str = "") -> Any:
+    """What the API has of a player."""
+    found = get(f"player/{player}{path}")
+    if found is None:
+        message = f"Chess.com knows no player {player}"
+        raise UnknownPlayerError(message)
+    return found
+
+
 def get(path: str) -> Any:
-    """One answer of the API. dlt's client waits as long as a 429 asks for, and tries 5xx again."""
-    response = requests.get(f"{API}{path}", headers={"User-Agent": "dltobs example"}, timeout=30)
-    if response.status_code == NOT_FOUND:
-        return {}  # a month in the list of archives may be gone
-    response.raise_for_status()
-    return response.json()
+    """One answer of the API, None for a 404. dlt's client waits as a 429 asks for, and tries 5xx again."""
+    try:
+        return requests.get(f"{API}{path}", headers={"User-Agent": "dltobs example"}, timeout=30).json()
+    except requests.HTTPError as error:
+        if error.response is None or error.response.status_code != NOT_FOUND:
+            raise
+        return None
 
 
 def load(players: Sequence[str], start_month: str, end_month: str) -> LoadInfo:

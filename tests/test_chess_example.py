@@ -26,9 +26,16 @@ def chess():
     server.close()
 
 
-def run(folder: Path, chess: ChessServer, *, exit_code: int = 0, **variables: str) -> str:
+def run(
+    folder: Path,
+    chess: ChessServer,
+    *,
+    players: tuple[str, ...] = PLAYERS,
+    exit_code: int = 0,
+    **variables: str,
+) -> str:
     done = subprocess.run(
-        [sys.executable, str(EXAMPLE), "--players", *PLAYERS],
+        [sys.executable, str(EXAMPLE), "--players", *players],
         cwd=folder,
         env={**os.environ, "CHESS_API_URL": chess.url, "CHESS_RETRY_SECONDS": "0.1", **variables},
         capture_output=True,
@@ -66,6 +73,27 @@ def test_a_rate_limit_is_waited_for(chess, tmp_path):
     assert time.monotonic() - started > 1
     assert chess.paths.count(NOVEMBER) == 2
     assert rows(tmp_path, "select outcome, rows, attempt from games_data_dltobs.runs") == [("ok", 14, 1)]
+
+
+def test_a_month_that_is_gone_is_left_out(chess, tmp_path):
+    """The list of archives may name one that answers 404; the others are loaded, at the first attempt."""
+    chess.failures[NOVEMBER] = [404] * 100
+    run(tmp_path, chess)
+    assert rows(tmp_path, "select count(*) from games_data.players_games") == [(9,)]
+    assert rows(tmp_path, "select outcome, rows, attempt from games_data_dltobs.runs") == [("ok", 11, 1)]
+
+
+def test_a_player_who_is_unknown_fails_the_run_at_once(chess, tmp_path, sentry):
+    """It says who, and no attempt follows, as none would help."""
+    chess.failures["/pub/player/nobody"] = [404] * 100
+    stderr = run(tmp_path, chess, players=(*PLAYERS, "nobody"), exit_code=1, SENTRY_DSN=sentry.dsn)
+    assert "Chess.com knows no player nobody" in stderr
+    assert chess.paths.count("/pub/player/nobody") == 1
+    assert rows(tmp_path, "select outcome, error_message from games_data_dltobs.runs") == [
+        ("failed", "Chess.com knows no player nobody")
+    ]
+    (event,) = sentry.events
+    assert event["tags"]["dlt.terminal"] == "true"
 
 
 def test_a_page_that_fails_for_a_while_is_one_story(chess, tmp_path, sentry, slack):
