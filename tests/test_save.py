@@ -119,6 +119,63 @@ def test_nothing_of_the_pipelines_own_is_touched(pipeline, database):
     assert rows(database, "select count(*) from shop_data._dlt_pipeline_state") == [(1,)]
 
 
+def listed(destination):
+    """What `dlt.dataset()` finds in the destination itself: the name of the schema, and its tables."""
+    dataset = dlt.dataset(destination, "shop_data")
+    return dataset.schema.name, [name for name in dataset.tables if not name.startswith("_dlt_")]
+
+
+@pytest.fixture(params=["duckdb", "filesystem"])
+def destination(request, tmp_path):
+    if request.param == "duckdb":
+        return dlt.destinations.duckdb(str(tmp_path / "shop.duckdb"))
+    return dlt.destinations.filesystem(bucket_url=(tmp_path / "bucket").as_uri())
+
+
+def test_readers_of_the_dataset_see_the_tables_of_the_pipeline(pipeline, destination):
+    """`dlt.dataset()` goes by the newest schema in the dataset, which stays the pipeline's own."""
+    shop = pipeline(destination=destination)
+    shop.run([{"id": 1}], table_name="orders")
+    dltobs.save(shop)
+    assert listed(destination) == ("shop", ["orders"])
+    shop.run([{"id": 2}], table_name="orders")
+    dltobs.save(shop)
+    assert listed(destination) == ("shop", ["orders"])
+    shop.run([{"id": 3}], table_name="refunds")
+    assert listed(destination) == ("shop", ["orders", "refunds"])
+    dltobs.save(shop)
+    assert listed(destination) == ("shop", ["orders", "refunds"])
+
+
+def test_a_pipeline_is_restored_as_it_would_be_without(pipeline, destination, tmp_path):
+    """In a working directory that is new, from the destination: its schemas and state, and nothing of ours."""
+    shop = pipeline(destination=destination)
+    shop.run([{"id": 1}], table_name="orders")
+    dltobs.save(shop)
+    again = dlt.pipeline(
+        "shop", pipelines_dir=str(tmp_path / "elsewhere"), destination=destination, dataset_name="shop_data"
+    )
+    again.sync_destination()
+    assert again.schema_names == ["shop"]
+    assert again.default_schema.version_hash == shop.default_schema.version_hash
+    assert again.state["_version_hash"] == shop.state["_version_hash"]
+    again.run([{"id": 2}], table_name="orders")
+    assert again.default_schema.version_hash == shop.default_schema.version_hash
+    assert listed(destination) == ("shop", ["orders"])
+
+
+def test_a_first_run_that_failed_leaves_no_schema_behind(pipeline, destination, monkeypatch):
+    """The run that follows finds a dataset without one, and stores its own."""
+    monkeypatch.setenv("API_KEY", SECRET)
+    shop = pipeline(destination=destination)
+    with pytest.raises(Exception, match="denied"):
+        shop.run(api(message="denied"))
+    dltobs.save(shop)
+    assert listed(destination) == ("shop_data", [])
+    shop.run(api())
+    assert listed(destination) == ("api", ["orders", "orders__items"])
+
+
 def test_it_may_be_called_after_each_run(pipeline, database):
     shop = pipeline()
     for number in range(2):

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import threading
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from dltobs import _state
@@ -16,6 +18,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from dlt.common.pipeline import SupportsPipeline
+
+    from dltobs._aside import Target
 
 _FOLDER = "dltobs_save"
 _MAX_PENDING = 1
@@ -57,7 +61,7 @@ def save(pipeline: SupportsPipeline) -> None:
         rows["_new_tables"] = [table for several in tables for table in several]
     hints: dict[str, Any] = {name: {"write_disposition": "append"} for name in rows}
     loaded = _in_thread(
-        lambda: load_aside(target, _FOLDER, target.dataset, hints, rows, _MAX_PENDING), redact
+        lambda: load_aside(_unlisted(target), _FOLDER, target.dataset, hints, rows, _MAX_PENDING), redact
     )
     if loaded.failed:
         message = "the destination has refused a part of it"
@@ -73,6 +77,23 @@ def _redactor_for(trace: Any) -> Callable[[Any], Any]:
     ]
     known, own = _state.last_redactor(), Redactor(values)
     return lambda value: own.redact(known.redact(value))
+
+
+def _unlisted(target: Target) -> Target:
+    """The same destination, but a schema of ours is not listed among those of the dataset.
+
+    `dlt.dataset()` takes the newest of that list (the table `_dlt_version`, in most destinations) for the
+    user's, and would know our tables alone. Without the list, dlt compares with the tables that are there.
+    """
+    destination, make = copy.copy(target.destination), target.destination.client
+
+    def client(*args: Any, **kwargs: Any) -> Any:
+        made = make(*args, **kwargs)
+        made._update_schema_in_storage = lambda _schema: None  # noqa: SLF001 - dlt has no other way
+        return made
+
+    destination.client = client
+    return replace(target, destination=destination)
 
 
 def _plain(value: Any) -> Any:
