@@ -9,6 +9,7 @@ import pytest
 import dltobs
 from conftest import SECRET
 from recording import RecordingSink
+from scripts import run_script
 
 
 @dlt.source(name="api")
@@ -71,20 +72,80 @@ def test_it_makes_the_tables_that_dlts_page_makes(pipeline, tmp_path, monkeypatc
 
 
 def test_no_secret_is_in_what_it_saves(pipeline, database, monkeypatch):
-    """Neither in messages nor in stack traces, of a run before `configure()` too."""
+    """Neither in messages nor in stack traces."""
     monkeypatch.setenv("API_KEY", SECRET)
     shop = pipeline()
     dltobs.configure()
     with pytest.raises(Exception, match="denied"):
         shop.run(api(message="denied"))
     dltobs.save(shop)
-    texts = [
-        str(rows(database, f"from shop_data.{table}"))
-        for table in tables(database)
-        if table.startswith("_trace")
+    found = texts(database).values()
+    assert any("denied for ***" in text for text in found)
+    assert not any(SECRET in text for text in found)
+
+
+def texts(path):
+    """Every table of the dataset as text, by its name."""
+    return {name: str(rows(path, f"from shop_data.{name}")) for name in tables(path)}
+
+
+def test_of_a_run_that_was_not_watched_the_texts_of_errors_are_withheld(pipeline, database, monkeypatch):
+    """As nobody knows its secrets, be it before `configure()`; types and steps are there."""
+    monkeypatch.setenv("API_KEY", SECRET)
+    shop = pipeline()
+    source = api(message="denied")
+    for _ in range(2):  # the trace of the second names no secret: the source was made before the first
+        with pytest.raises(Exception, match="denied"):
+            shop.run(source)
+        dltobs.save(shop)
+    dltobs.configure()
+    dltobs.save(shop)
+    assert not any(SECRET in text or "denied" in text for text in texts(database).values())
+    exceptions = rows(
+        database, "select distinct exception_type, message from shop_data._trace__steps__exception_traces"
+    )
+    assert ("ValueError", "[withheld]") in exceptions
+    assert rows(database, "select count(*) from shop_data._trace__steps__exception_traces__stack_trace") > [
+        (0,)
     ]
-    assert any("denied for ***" in text for text in texts)
-    assert not any(SECRET in text for text in texts)
+
+
+def test_the_run_of_another_process_is_saved_without_the_texts_of_errors(tmp_path, database):
+    """A configured process that attaches to a pipeline has not seen what its runs resolved."""
+    script = """
+        @dlt.resource
+        def broken(api_key: str = dlt.secrets.value):
+            yield {"id": 1}
+            raise ValueError(f"denied for {api_key}")
+        try:
+            pipeline().run(broken())
+        except Exception:
+            print("failed")
+        """
+    assert run_script(script, tmp_path, SOURCES__API_KEY=SECRET).stdout == "failed\n"
+    dltobs.configure()
+    shop = dlt.attach(
+        "shop",
+        pipelines_dir=str(tmp_path / "pipelines"),
+        destination=dlt.destinations.duckdb(str(database)),
+        dataset_name="shop_data",
+    )
+    dltobs.save(shop)
+    assert "ValueError" in texts(database)["_trace__steps__exception_traces"]
+    assert not any(SECRET in text or "denied" in text for text in texts(database).values())
+
+
+def test_a_run_that_was_watched_may_be_saved_after_shutdown(pipeline, database, monkeypatch):
+    """What was known then is known still."""
+    monkeypatch.setenv("API_KEY", SECRET)
+    dltobs.configure()
+    shop = pipeline()
+    with pytest.raises(Exception, match="denied"):
+        shop.run(api(message="denied"))
+    dltobs.shutdown()
+    dltobs.save(shop)
+    assert "denied for ***" in texts(database)["_trace__steps"]
+    assert not any(SECRET in text for text in texts(database).values())
 
 
 def test_it_works_after_a_failed_run(pipeline, database, monkeypatch):

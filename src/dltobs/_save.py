@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from dltobs import _state
 from dltobs._aside import CannotLoadAsideError, Loaded, load_aside, target_of
 from dltobs._describe import root_cause, text_of, type_name
-from dltobs._redaction import Redactor
+from dltobs._surroundings import was_watched
 from dltobs.exceptions import SaveError
 
 if TYPE_CHECKING:
@@ -20,10 +20,13 @@ if TYPE_CHECKING:
     from dlt.common.pipeline import SupportsPipeline
 
     from dltobs._aside import Target
+    from dltobs._redaction import Redactor
 
 _FOLDER = "dltobs_save"
 _MAX_PENDING = 1
 """A save that failed is not made up for: the next one has a newer trace."""
+_ERROR_TEXTS = frozenset({"step_exception", "message", "stack_trace", "exception_attrs", "failed_message"})
+"""Where dlt keeps what exceptions and destinations say."""
 
 
 def save(pipeline: SupportsPipeline) -> None:
@@ -33,7 +36,8 @@ def save(pipeline: SupportsPipeline) -> None:
     was a load `_load_info` and `_new_tables`. They are what dlt's documentation has one load as
     `pipeline.run([pipeline.last_trace], table_name="_trace")` and so on, but without secrets, after a failed
     run too, and without a trace of the saving: `last_trace`, the pipeline's schema and state and the active
-    pipeline stay what they were.
+    pipeline stay what they were. Of a run that was not watched, because it was before `configure()` or in
+    another process, the texts of errors are withheld.
 
     Args:
         pipeline: One that has run.
@@ -45,7 +49,7 @@ def save(pipeline: SupportsPipeline) -> None:
     if trace is None:
         message = f"pipeline {pipeline.pipeline_name} has no trace: it has not run, or tracing is off in dlt"
         raise SaveError(message)
-    redact = _redactor_for(trace)
+    clean = _cleaner_for(trace)
     try:
         target = target_of(pipeline)
     except CannotLoadAsideError as error:
@@ -53,30 +57,41 @@ def save(pipeline: SupportsPipeline) -> None:
     if target is None:
         message = f"pipeline {pipeline.pipeline_name} has no destination yet"
         raise SaveError(message)
-    rows: dict[str, list[Any]] = {"_trace": [redact(_plain(trace))]}
+    rows: dict[str, list[Any]] = {"_trace": [clean(_plain(trace))]}
     info = trace.last_load_info
     if info is not None:
-        rows["_load_info"] = [redact(_plain(info))]
-        tables = [redact(_plain(package))["tables"] for package in info.load_packages]
+        rows["_load_info"] = [clean(_plain(info))]
+        tables = [clean(_plain(package))["tables"] for package in info.load_packages]
         rows["_new_tables"] = [table for several in tables for table in several]
     hints: dict[str, Any] = {name: {"write_disposition": "append"} for name in rows}
     loaded = _in_thread(
-        lambda: load_aside(_unlisted(target), _FOLDER, target.dataset, hints, rows, _MAX_PENDING), redact
+        lambda: load_aside(_unlisted(target), _FOLDER, target.dataset, hints, rows, _MAX_PENDING)
     )
     if loaded.failed:
         message = "the destination has refused a part of it"
         raise SaveError(message)
 
 
-def _redactor_for(trace: Any) -> Callable[[Any], Any]:
-    """All that dltobs knows, and what the trace itself holds: it may be of a time before `configure()`."""
-    values = [
-        value.value
-        for value in trace.resolved_config_values or ()
-        if getattr(value, "is_secret_hint", False) and isinstance(value.value, str)
-    ]
-    known, own = _state.last_redactor(), Redactor(values)
-    return lambda value: own.redact(known.redact(value))
+def _cleaner_for(trace: Any) -> Callable[[Any], Any]:
+    """What takes the secrets out of the rows.
+
+    dlt keeps no values of secrets in a trace, and not even the names of all: those of a source that was made
+    for an earlier try are missing. So of a run that dltobs has not watched, nobody knows what may stand in
+    the texts of its errors.
+    """
+    redactor = _state.last_redactor()
+    if was_watched(trace.transaction_id):
+        return redactor.redact
+    return lambda value: redactor.redact(_without_errors(value, redactor))
+
+
+def _without_errors(value: Any, redactor: Redactor) -> Any:
+    if isinstance(value, Mapping):
+        return {
+            key: redactor.withhold(one) if key in _ERROR_TEXTS else _without_errors(one, redactor)
+            for key, one in value.items()
+        }
+    return [_without_errors(one, redactor) for one in value] if isinstance(value, list) else value
 
 
 def _unlisted(target: Target) -> Target:
@@ -109,7 +124,7 @@ def _plain(value: Any) -> Any:
     return value
 
 
-def _in_thread(call: Callable[[], Loaded], redact: Callable[[Any], Any]) -> Loaded:
+def _in_thread(call: Callable[[], Loaded]) -> Loaded:
     """Run it in a thread of its own, whose active pipeline is not the caller's."""
     results: list[Loaded] = []
     errors: list[str] = []
@@ -119,7 +134,7 @@ def _in_thread(call: Callable[[], Loaded], redact: Callable[[Any], Any]) -> Load
             results.append(call())
         except Exception as error:  # noqa: BLE001 - told below, without secrets
             cause = root_cause(error)
-            errors.append(redact(f"{type_name(type(cause))}: {text_of(cause)}"))
+            errors.append(_state.last_redactor().text(f"{type_name(type(cause))}: {text_of(cause)}"))
 
     thread = threading.Thread(target=work, name="dltobs-save")
     thread.start()

@@ -23,16 +23,17 @@ _known: dict[str, Mapping[str, str]] = {}
 
 
 def remember(transaction_id: str, labels: Mapping[str, str]) -> None:
-    """Give a run its labels, redacted, for its log lines."""
-    if not labels:
-        return
-    _known[transaction_id] = labels
+    """Keep that dltobs watches a run, with the labels, redacted, for its log lines."""
+    _known[transaction_id] = labels or _NONE
     for oldest in list(_known)[:-_MAX_RUNS]:
         _known.pop(oldest, None)  # another thread may do the same
 
 
 def labels_of(transaction_id: str | None) -> Mapping[str, str]:
     """The labels of a run; none where nobody has given it some."""
-    if not _known or transaction_id is None:
-        return _NONE
-    return _known.get(transaction_id, _NONE)
+    return _NONE if transaction_id is None else _known.get(transaction_id, _NONE)
+
+
+def was_watched(transaction_id: str) -> bool:
+    """Whether dltobs was there when a run began in this process, so that it knows what is secret in it."""
+    return transaction_id in _known
