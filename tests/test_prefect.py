@@ -296,6 +296,37 @@ def test_an_artifact_that_cannot_be_written_is_one_warning(monkeypatch, caplog, 
     assert len([text for text in warnings if text.startswith("prefect: 1 artifact could not")]) == 1
 
 
+def test_a_script_that_ends_with_a_run_ends_quietly(tmp_path, otlp, server):
+    """Its artifact is there before Python exits, when Prefect could send no event of it."""
+    source = """
+        import json, time
+        import dlt
+        from prefect import flow
+        from prefect.client.orchestration import SyncPrefectClient
+
+        import dltobs
+
+        create = SyncPrefectClient.create_artifact
+
+        def slowly(self, artifact):
+            time.sleep(0.5)
+            return create(self, artifact)
+
+        SyncPrefectClient.create_artifact = slowly
+        dltobs.configure()
+
+        @flow
+        def last():
+            dlt.pipeline("shop", destination="duckdb").run([{"id": 1}], table_name="orders")
+            return dltobs.status()["prefect"].delivered
+
+        print(json.dumps(last()))
+        """
+    delivered, stderr = run_in(tmp_path, server, otlp, source)
+    assert delivered == 1
+    assert "prefect.artifact.created" not in stderr
+
+
 def test_a_task_in_another_process_is_part_of_the_trace(tmp_path, otlp, server):
     """With settings that only a call in `__main__` has; its lines and its artifact arrive as well."""
     script = """

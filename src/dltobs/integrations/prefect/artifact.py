@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 
 _REQUEST_TIMEOUT = 10.0
 """Seconds."""
+_LONGEST_WAIT = 2.0
+"""Seconds for which a run waits for its artifact: of one that is written while Python exits, Prefect cannot
+send its event, and prints a stack trace."""
 _MAX_WAITING = 100
 """Artifacts that are being written at once; more than that, and the API does not answer."""
 
@@ -36,7 +39,7 @@ class ArtifactSink:
         self._threads: list[threading.Thread] = []
 
     def emit(self, event: Event) -> None:
-        """Begin to write the artifact of a run that has ended."""
+        """Write the artifact of a run that has ended, or at least begin to."""
         if not isinstance(event, RunFinished):
             return
         run = current_prefect_run()
@@ -58,6 +61,7 @@ class ArtifactSink:
         )
         self._threads.append(thread)
         thread.start()
+        thread.join(_LONGEST_WAIT)
 
     def flush(self, timeout: float) -> bool:
         """Wait until all artifacts have been written, at most `timeout` seconds."""
