@@ -5,7 +5,7 @@ line: `dltobs.configure()`. With it, Prefect's UI shows dlt's log under each tas
 and wherever traces go, a run of the pipeline is below its task and flow.
 
     pip install 'dltobs[prefect]' 'dlt[duckdb]'
-    export SOURCES__SLACK__ACCESS_TOKEN=xoxb-… RUNTIME__LOG_LEVEL=INFO
+    export SOURCES__SLACK__ACCESS_TOKEN=xoxb-… RUNTIME__LOG_LEVEL=INFO PREFECT_API_URL=http://127.0.0.1:4200/api
     python examples/prefect_slack.py          # serve it: it runs at midnight, and when the UI is told to
     python examples/prefect_slack.py --once   # run it now
 """
