@@ -113,6 +113,63 @@ def test_a_failed_run_is_recorded_without_secrets(pipeline, ledger, monkeypatch)
     assert [one["step"] for one in failed] == ["extract", "run"]
 
 
+def refuse_loads(shop: Any, monkeypatch: pytest.MonkeyPatch, times: int) -> None:
+    """Have the next loads of a pipeline fail before their first job."""
+    from dlt.load.load import Load
+
+    original, left = Load.load_single_package, iter(range(times))
+
+    def load_single_package(self: Any, load_id: str, schema: Any) -> Any:
+        if schema.name == shop.default_schema_name and next(left, None) is not None:
+            message = "destination away"
+            raise ConnectionError(message)
+        return original(self, load_id, schema)
+
+    monkeypatch.setattr(Load, "load_single_package", load_single_package)
+
+
+def test_rows_of_a_package_that_the_second_attempt_loads_are_those_of_the_first(
+    pipeline, ledger, monkeypatch, tmp_path
+):
+    """dlt tells how many they are when they are normalized, and not again."""
+    dltobs.configure(ledger=True, log_level="INFO", log_file=tmp_path / "dlt.log", log_file_format="text")
+    shop = pipeline()
+    refuse_loads(shop, monkeypatch, 1)
+    for attempt in Retrying(
+        stop=stop_after_attempt(3),
+        wait=wait_none(),
+        retry=retry_if_exception(retry_load()),
+        reraise=True,
+        **dltobs.tenacity_callbacks(),
+    ):
+        with attempt:
+            shop.run([{"id": number} for number in range(7)], table_name="orders")
+    runs = ledger("select outcome, attempt, rows, bytes > 0 from shop_data_dltobs.runs order by started_at")
+    assert [tuple(row.values()) for row in runs] == [("failed", 1, 0, False), ("ok", 2, 7, True)]
+    tables = ledger("select rows, jobs from shop_data_dltobs.tables where step = 'load'")
+    assert tables == [{"rows": 7, "jobs": 1}]
+    (loaded,) = ledger("select rows from shop_data_dltobs.steps where step = 'load' and rows > 0")
+    assert loaded == {"rows": 7}
+    assert ledger("select rows from shop_data_dltobs.jobs") == [{"rows": 7}]
+    assert "Run of shop: ok, 7 rows in" in (tmp_path / "dlt.log").read_text()
+
+
+def test_rows_that_are_not_known_are_null(pipeline, ledger, tmp_path):
+    """Of a package that was normalized before dltobs was there; nobody claims that it had none."""
+    shop = pipeline()
+    shop.extract([{"id": 1}], table_name="orders")
+    shop.normalize()
+    dltobs.configure(ledger=True, log_level="INFO", log_file=tmp_path / "dlt.log", log_file_format="text")
+    shop.load()
+    (run,) = ledger("from shop_data_dltobs.runs")
+    assert (run["outcome"], run["rows"]) == ("ok", None)
+    assert run["bytes"] > 0
+    assert ledger("select rows from shop_data_dltobs.steps") == [{"rows": None}]
+    assert ledger("select rows, jobs from shop_data_dltobs.tables") == [{"rows": None, "jobs": 1}]
+    (line,) = [line for line in (tmp_path / "dlt.log").read_text().splitlines() if "Run of" in line]
+    assert "Run of shop: ok in" in line
+
+
 def test_the_row_is_there_while_the_run_is_on(pipeline, tmp_path):
     """Without an outcome, which comes with the end."""
     dltobs.configure(ledger=True)

@@ -40,6 +40,15 @@ def test_the_jobs_of_a_table_are_summed_up_the_largest_first():
     assert "bad" not in text
 
 
+def test_rows_that_are_not_known_are_not_told():
+    """Of a job whose file an earlier run has written."""
+    unknown = Job("small.2", "small", internal=False, state="completed", bytes=5)
+    text = report(finished(load(job("small", 1), unknown, job("large", 7))))
+    assert text.index("| large | 7 | 70 |") < text.index("| small |  | 15 |")
+    assert "| Rows |" not in text
+    assert "| Bytes | 85 |" in text
+
+
 def test_nothing_in_a_name_or_message_is_markup():
     """A pipe does not end a cell, a bracket makes no link, a line of code stays in its block."""
     failure = Failure("load", "ValueError", "<b>bold</b>\n# heading", terminal=True, chain=(), stacktrace="")

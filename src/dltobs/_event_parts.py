@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
     from datetime import datetime
 
 Outcome: TypeAlias = Literal["ok", "ok_with_failed_jobs", "failed", "terminated", "lost", "no_data"]
@@ -194,6 +194,17 @@ class Job:
     def is_follow_up(self) -> bool:
         """Whether it works on what other jobs have brought: merges a staging table, reads a staged file."""
         return self.file_format in FOLLOW_UP_FORMATS
+
+    @property
+    def has_loaded(self) -> bool:
+        """Whether it has brought rows of the user's to the destination."""
+        return self.state == "completed" and not self.internal and not self.is_follow_up
+
+
+def total(numbers: Iterable[int | None]) -> int | None:
+    """The sum of several numbers; None where one of them is not known."""
+    known = list(numbers)
+    return None if None in known else sum(one or 0 for one in known)
 
 
 FOLLOW_UP_FORMATS = frozenset({"sql", "reference"})

@@ -30,6 +30,7 @@ from dltobs._event_parts import (
     SchemaChangeKind,
     SpanLink,
     Table,
+    total,
 )
 
 if TYPE_CHECKING:
@@ -175,14 +176,17 @@ class RunFinished:
         return tuple(dict.fromkeys(package.load_id for step in self.steps for package in step.packages))
 
     @property
-    def rows(self) -> int:
-        """Rows that have been loaded: those of completed jobs, without dlt's own tables."""
-        return sum(job.rows or 0 for job in self._loaded_jobs)
+    def rows(self) -> int | None:
+        """Rows that have been loaded: those of completed jobs, without dlt's own tables.
+
+        None where those of a job are not known, whose file an earlier run has written: see `Job`.
+        """
+        return total(job.rows for job in self._loaded_jobs)
 
     @property
-    def bytes(self) -> int:
+    def bytes(self) -> int | None:
         """Bytes of the files that have been loaded, likewise."""
-        return sum(job.bytes or 0 for job in self._loaded_jobs)
+        return total(job.bytes for job in self._loaded_jobs)
 
     @property
     def duration(self) -> float:
@@ -191,8 +195,7 @@ class RunFinished:
 
     @property
     def _loaded_jobs(self) -> list[Job]:
-        jobs = [job for step in self.steps for job in step.load_jobs]
-        return [job for job in jobs if job.state == "completed" and not job.internal]
+        return [job for step in self.steps for job in step.load_jobs if job.has_loaded]
 
 
 @dataclass(frozen=True, slots=True, eq=False)

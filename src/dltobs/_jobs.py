@@ -83,14 +83,17 @@ def _sums(metrics: Sequence[Any], key: str) -> dict[str, _Writes]:
     return sums
 
 
-def files_of(info: Any) -> dict[str, WrittenFile]:
-    """The files that normalize wrote, by the id of the job that loads them."""
+def files_of(info: Any) -> dict[str, dict[str, WrittenFile]]:
+    """The files that normalize wrote, by load id, then by the id of the job that loads them."""
     if info is None:
         return {}
     return {
-        job_id: WrittenFile(writer.items_count, writer.file_size)
-        for one in _metrics(info)
-        for job_id, writer in one.get("job_metrics", {}).items()
+        text_of(load_id): {
+            job_id: WrittenFile(writer.items_count, writer.file_size)
+            for one in several
+            for job_id, writer in one.get("job_metrics", {}).items()
+        }
+        for load_id, several in (info.metrics or {}).items()
     }
 
 

@@ -47,8 +47,8 @@ class OpenRun:
     finished: list[StepFinished] = field(default_factory=list)
     failed: StepFinished | None = None
     error: BaseException | None = None
-    files: dict[str, WrittenFile] = field(default_factory=dict)
-    """What normalize wrote, by the id of the job that loads it."""
+    files: dict[str, dict[str, WrittenFile]] = field(default_factory=dict)
+    """What normalize wrote, by load id, then by the id of the job that loads it."""
     schema_files: dict[str, bytes] | None = None
     """The stored schemas when extract began; None if the run did not extract."""
     migrated: frozenset[str] = frozenset()

@@ -59,10 +59,10 @@ def write_json(path: Path, content: object) -> None:
     write_whole(path, json.dumps(content).encode())
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """The object that a file holds; empty where there is none, or it is torn or no object."""
+def read_json(path: Path, limit: int = _MAX_SIZE) -> dict[str, Any]:
+    """The object that a file of at most `limit` bytes holds; empty where there is none, or it is torn."""
     try:
-        content = json.loads(read_regular(path, _MAX_SIZE)[0])
+        content = json.loads(read_regular(path, limit)[0])
     except (OSError, ValueError, RecursionError):
         return {}
     return content if isinstance(content, dict) else {}

@@ -11,6 +11,7 @@ from dltobs._describe import text_of, type_name
 from dltobs._events import Failure, StepFinished
 from dltobs._failures import failure_of
 from dltobs._jobs import files_of, load_jobs_of
+from dltobs._pending_files import PendingFiles, known_files
 from dltobs._runs import comes_from, live_error
 from dltobs._schema_changes import changes_of, without_ignored
 from dltobs._schema_files import migrated_packages, schema_files_of, tables_before
@@ -18,7 +19,7 @@ from dltobs._span_links import PACKAGE_STATES, SpanLinks
 from dltobs._steps import StepDetail, detail_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Collection, Sequence
 
     from dlt.common.pipeline import SupportsPipeline
     from dlt.pipeline.trace import PipelineStepTrace
@@ -42,6 +43,7 @@ class StepReader:
         self._warner = warner
         self._ignore = schema_change_ignore
         self._links = SpanLinks(warner)
+        self._pending = PendingFiles(warner)
         self.load_attempts = LoadAttempts(warner)
 
     def take_over(self, other: StepReader) -> None:
@@ -63,6 +65,12 @@ class StepReader:
             state.schema_files = self.attempt(None, lambda: schema_files_of(pipeline))
         elif step == "load":
             state.migrated = self.attempt(frozenset(), lambda: migrated_packages(pipeline))
+
+    def keep_files(self, state: OpenRun, pending: Collection[str]) -> None:
+        """Keep, when a run ends, the sizes of the files in the packages that it leaves for later ones."""
+        folder = state.run.working_dir
+        if folder is not None:
+            self.attempt(None, lambda: self._pending.keep(folder, state.files, pending))
 
     def read(
         self,
@@ -112,7 +120,10 @@ class StepReader:
         if step.name != "load":
             return ()
         attempts = self.load_attempts.take(state.run.transaction_id)
-        return load_jobs_of(step_info, step.started_at, state.files, attempts)
+        folder = state.run.working_dir
+        packages = state.files if folder is None else {**known_files(folder), **state.files}
+        files = {job_id: file for package in packages.values() for job_id, file in package.items()}
+        return load_jobs_of(step_info, step.started_at, files, attempts)
 
     def _schema_changes(
         self, state: OpenRun, info: Any, pipeline: SupportsPipeline

@@ -289,6 +289,9 @@ class Tracker:
         try:
             lines = () if self._recent_lines is None else self._recent_lines.take(trace.transaction_id)
             outcome = outcome_of(state)
+            pending: tuple[str, ...] = ()
+            pending = self._reader.attempt(pending, lambda: pending_packages_of(pipeline))
+            self._reader.keep_files(state, pending)
             event = RunFinished(
                 run=state.run,
                 outcome=outcome,
@@ -296,7 +299,7 @@ class Tracker:
                 finished_at=trace.finished_at or datetime.now(timezone.utc),
                 steps=tuple(state.finished),
                 failed_step=state.failed,
-                pending_packages=self._reader.attempt((), lambda: pending_packages_of(pipeline)),
+                pending_packages=pending,
                 log_lines=lines,
                 partly_loaded_packages=partly_loaded_of(state),
                 aborted_packages=aborted_of(state),

@@ -24,8 +24,8 @@ class LogSink:
     - The schema changes of a load: INFO, or WARNING where a type did not fit; beside the message
       `schema_changes`, objects with the fields of `SchemaChange` that are set, and `load_ids`.
     - The end of a run: INFO, for dlt itself has logged what failed; ERROR where a signal has ended it;
-      with `outcome`, `duration` (s), `rows`, `failed_jobs` (their number), in a retry loop `attempt`, and,
-      after a failure, `failed_step`, `error_type` and `failure_kind`.
+      with `outcome`, `duration` (s), `rows` where they are known, `failed_jobs` (their number), in a retry
+      loop `attempt`, and, after a failure, `failed_step`, `error_type` and `failure_kind`.
     - An earlier run that was lost: ERROR, with its own ids and `outcome`.
     """
 
@@ -62,9 +62,12 @@ def _log_end(event: RunFinished) -> None:
     fields: dict[str, Any] = {
         "outcome": event.outcome,
         "duration": round(event.duration, 3),
-        "rows": event.rows,
         "failed_jobs": len(event.failed_jobs),
     }
+    rows = ""
+    if event.rows is not None:
+        fields["rows"] = event.rows
+        rows = f", {event.rows:,} row{'' if event.rows == 1 else 's'}"
     if event.run.attempt is not None:
         fields["attempt"] = event.run.attempt
     if event.failure is not None:
@@ -82,12 +85,11 @@ def _log_end(event: RunFinished) -> None:
         )
         fields |= {name: value for name, value in ids._asdict().items() if value is not None}
         fields[CORRELATION_ATTRIBUTE] = tuple(ids)
-    rows = f"{event.rows:,} row{'' if event.rows == 1 else 's'}"
     is_terminated = event.outcome == "terminated" and event.failure is not None
     by = f" by {event.failure.message} in {event.failure.step}" if is_terminated and event.failure else ""
     _log(
         logging.ERROR if is_terminated else logging.INFO,
-        f"Run of {event.run.pipeline}: {event.outcome}{by}, {rows} in {event.duration:.2f} s",
+        f"Run of {event.run.pipeline}: {event.outcome}{by}{rows} in {event.duration:.2f} s",
         **fields,
     )
 

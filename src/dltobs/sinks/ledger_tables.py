@@ -6,6 +6,7 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from dltobs._describe import shortened
+from dltobs._event_parts import total
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -196,8 +197,7 @@ def _load_ids(step: StepFinished) -> str | None:
 
 
 def _step(key: str, step: StepFinished) -> dict[str, Any]:
-    failure = step.failure
-    loaded = [job for job in step.load_jobs if job.state == "completed" and not job.internal]
+    failure, loaded = step.failure, [job for job in step.load_jobs if job.has_loaded]
     return {
         "transaction_id": key,
         "load_id": _load_ids(step),
@@ -206,8 +206,8 @@ def _step(key: str, step: StepFinished) -> dict[str, Any]:
         "started_at": step.started_at,
         "finished_at": step.finished_at,
         "duration": step.duration,
-        "rows": sum(job.rows or 0 for job in loaded) if step.load_jobs else step.rows,
-        "bytes": sum(job.bytes or 0 for job in loaded) if step.load_jobs else step.bytes,
+        "rows": total(job.rows for job in loaded) if step.load_jobs else step.rows,
+        "bytes": total(job.bytes for job in loaded) if step.load_jobs else step.bytes,
         "error_type": None if failure is None else failure.error_type,
         "error_message": None if failure is None else shortened(failure.message, _MAX_TEXT),
         "span_id": step.span_id,
@@ -234,13 +234,13 @@ def _tables(key: str, step: StepFinished) -> Iterable[dict[str, Any]]:
     for name, jobs in by_table.items():
         starts = [job.started_at for job in jobs if job.started_at is not None]
         ends = [job.finished_at for job in jobs if job.finished_at is not None]
-        done = [job for job in jobs if job.state == "completed"]
+        done = [job for job in jobs if job.has_loaded]
         yield {
             **common,
             "table_name": name,
             **_window(min(starts, default=None), max(ends, default=None)),
-            "rows": sum(job.rows or 0 for job in done),
-            "bytes": sum(job.bytes or 0 for job in done),
+            "rows": total(job.rows for job in done),
+            "bytes": total(job.bytes for job in done),
             "jobs": len(jobs),
         }
 

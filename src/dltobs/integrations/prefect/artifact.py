@@ -81,7 +81,8 @@ class ArtifactSink:
             artifact = ArtifactCreate(
                 type="markdown",
                 key=key_of(event.run.pipeline),
-                description=f"{event.run.pipeline}: {event.outcome}, {event.rows:,} rows",
+                description=f"{event.run.pipeline}: {event.outcome}"
+                + ("" if event.rows is None else f", {event.rows:,} rows"),
                 data=report(event),
                 flow_run_id=run.flow_run_id,
                 task_run_id=run.task_run_id,

@@ -10,6 +10,7 @@ from collections import defaultdict
 from typing import TYPE_CHECKING
 
 from dltobs._describe import shortened
+from dltobs._event_parts import total
 from dltobs._schema_changes import told
 
 if TYPE_CHECKING:
@@ -43,8 +44,8 @@ def _facts(event: RunFinished) -> str:
     run = event.run
     outermost = next((step for step in reversed(event.steps) if step.depth == 0), None)
     facts = {
-        "Rows": f"{event.rows:,}",
-        "Bytes": f"{event.bytes:,}",
+        "Rows": _number(event.rows),
+        "Bytes": _number(event.bytes),
         "Duration": f"{event.duration:.2f} s",
         "Destination": " / ".join(_text(part) for part in (run.destination_name, run.dataset) if part),
         "Transaction": f"`{run.transaction_id}`",
@@ -78,12 +79,11 @@ def _steps(event: RunFinished) -> str:
 
 def _tables(event: RunFinished) -> str:
     """The tables that jobs have loaded, or where it did not come to that, those that were extracted."""
-    rows: dict[str, list[int]] = defaultdict(lambda: [0, 0])
+    written: dict[str, list[tuple[int | None, int | None]]] = defaultdict(list)
     loaded = [job for step in event.steps for job in step.load_jobs if not job.internal]
     for job in loaded:
-        if job.state == "completed":
-            rows[job.table][0] += job.rows or 0
-            rows[job.table][1] += job.bytes or 0
+        if job.has_loaded:
+            written[job.table].append((job.rows, job.bytes))
     heading = "Loaded"
     if not loaded:
         step = next((one for one in reversed(event.steps) if one.tables), None)
@@ -92,16 +92,18 @@ def _tables(event: RunFinished) -> str:
         heading = f"Written by {step.step}"
         for table in step.tables:
             if not table.internal:
-                rows[table.name][0] += table.rows
-                rows[table.name][1] += table.bytes
-    if not rows:
+                written[table.name].append((table.rows, table.bytes))
+    if not written:
         return ""
-    largest = sorted(rows.items(), key=lambda item: (-item[1][0], item[0]))
-    shown = [(_text(name), f"{count:,}", f"{size:,}") for name, (count, size) in largest[:_MAX_TABLES]]
+    sums = (
+        (name, total(rows for rows, _ in files), total(size for _, size in files))
+        for name, files in written.items()
+    )
+    largest = sorted(sums, key=lambda one: (-(one[1] or 0), one[0]))
+    shown = [(_text(name), _number(rows), _number(size)) for name, rows, size in largest[:_MAX_TABLES]]
     if len(largest) > _MAX_TABLES:
-        rest = largest[_MAX_TABLES:]
-        counts = [sum(value[place] for _, value in rest) for place in (0, 1)]
-        shown.append((f"and {len(rest):,} more", f"{counts[0]:,}", f"{counts[1]:,}"))
+        _, rows, size = zip(*largest[_MAX_TABLES:], strict=True)
+        shown.append((f"and {len(rows):,} more", _number(total(rows)), _number(total(size))))
     return f"## {heading}\n\n{_table(('table', 'rows', 'bytes'), shown)}"
 
 
@@ -122,6 +124,11 @@ def _schema_changes(event: RunFinished) -> str:
 def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     lines = [head, ["---"] * len(head), *rows]
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+
+
+def _number(number: int | None) -> str:
+    """Nothing for one that is not known."""
+    return "" if number is None else f"{number:,}"
 
 
 def _text(text: str) -> str:
