@@ -33,7 +33,8 @@ group by cast(finished_at as date), pipeline
 order by day desc, pipeline;
 
 -- name: failures by root cause
--- A failed attempt that was followed by another one is no failure of its own: `will_retry`.
+-- A failed attempt that was followed by another one of its retry loop is no failure of its own. `will_retry` alone
+-- does not say that it was: the process may have died in the pause. (In loops within loops the attempts count anew.)
 select
     pipeline,
     outcome,
@@ -43,7 +44,14 @@ select
     max(finished_at) as last_at,
     max(error_message) as message
 from runs
-where outcome in ('failed', 'ok_with_failed_jobs', 'terminated', 'lost') and not coalesce(will_retry, false)
+where outcome in ('failed', 'ok_with_failed_jobs', 'terminated', 'lost') and not exists (
+    select 1
+    from runs as later
+    where later.retry_id = runs.retry_id
+        and later.pipeline = runs.pipeline
+        and later.started_at > runs.started_at
+        and (later.attempt > runs.attempt or runs.will_retry)
+)
 group by pipeline, outcome, coalesce(error_type, 'failed jobs')
 order by failures desc, pipeline, root_cause;
 

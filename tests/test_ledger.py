@@ -24,6 +24,7 @@ from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_none
 import dltobs
 from conftest import SECRET
 from dltobs._aside import CannotLoadAsideError, target_of
+from dltobs.sinks import ledger_tables
 from recording import RecordingSink
 from scripts import PRELUDE, run_script
 
@@ -487,9 +488,34 @@ pipeline().run(endless())
 )
 
 
-def kill_a_run(folder: Path, by: signal.Signals = signal.SIGKILL) -> subprocess.Popen[str]:
+DIES_IN_A_PAUSE = (
+    PRELUDE
+    + """
+import time, dltobs
+from tenacity import Retrying, stop_after_attempt
+dltobs.configure(ledger=True)
+
+@dlt.resource
+def away():
+    raise TimeoutError("no answer")
+    yield
+
+def pause(seconds):
+    print("on", flush=True)
+    time.sleep(100)
+
+for attempt in Retrying(stop=stop_after_attempt(3), sleep=pause, **dltobs.tenacity_callbacks()):
+    with attempt:
+        pipeline().run(away())
+"""
+)
+
+
+def kill_a_run(
+    folder: Path, by: signal.Signals = signal.SIGKILL, source: str = KILLED
+) -> subprocess.Popen[str]:
     script = folder / "killed.py"
-    script.write_text(textwrap.dedent(KILLED))
+    script.write_text(textwrap.dedent(source))
     with subprocess.Popen(
         [sys.executable, str(script)], cwd=folder, stdout=subprocess.PIPE, text=True
     ) as process:
@@ -508,9 +534,13 @@ def test_a_run_that_sigterm_ends_is_recorded_as_terminated(tmp_path, ledger):
     assert run["finished_at"] is not None
 
 
-def test_the_example_queries_answer_after_ok_failed_retried_and_killed_runs(tmp_path, pipeline):
-    """Of two killed runs, the first is noticed by the next run, the second never ended."""
+def test_the_example_queries_answer_after_ok_failed_retried_and_killed_runs(tmp_path, pipeline, monkeypatch):
+    """Of two killed runs, the first is noticed by the next run, the second never ended.
+
+    Of a process that died in the pause between two attempts, the failed attempt is the last word.
+    """
     noticed = kill_a_run(tmp_path)
+    kill_a_run(tmp_path, source=DIES_IN_A_PAUSE)
     dltobs.configure(ledger=True)
     shop = pipeline()
     shop.run([{"id": 1, "items": [{"sku": "a"}]}], table_name="orders")
@@ -543,6 +573,17 @@ def test_the_example_queries_answer_after_ok_failed_retried_and_killed_runs(tmp_
     with pytest.raises(Exception, match="reset by peer"):
         attempts("hopeless", succeed_at=9)
 
+    refuse_loads(shop, monkeypatch, 1)
+    for attempt in Retrying(
+        stop=stop_after_attempt(3),
+        wait=wait_none(),
+        retry=retry_if_exception(retry_load()),
+        reraise=True,
+        **dltobs.tenacity_callbacks(),
+    ):
+        with attempt:
+            shop.run([{"id": number} for number in range(7)], table_name="late")
+
     shop.run([], table_name="orders")
     kill_a_run(tmp_path)
     answers = {
@@ -558,6 +599,7 @@ def test_the_example_queries_answer_after_ok_failed_retried_and_killed_runs(tmp_
     slowest = answers["slowest tables this week"]
     assert sorted((one["table_name"], one["loads"], one["rows"]) for one in slowest) == [
         ("flaky", 1, 1),
+        ("late", 1, 7),
         ("orders", 2, 2),
         ("orders__items", 1, 1),
     ]
@@ -565,15 +607,31 @@ def test_the_example_queries_answer_after_ok_failed_retried_and_killed_runs(tmp_
         (one["longest_seconds"] for one in slowest), reverse=True
     )
     (day,) = answers["rows a day"]
-    assert (day["pipeline"], day["runs"], day["rows"]) == ("shop", 4, 4)
+    assert (day["pipeline"], day["runs"], day["rows"]) == ("shop", 5, 11)
     assert [
         (one["root_cause"], one["outcome"], one["failures"], one["attempts"], one["message"])
         for one in answers["failures by root cause"]
     ] == [
         ("ValueError", "failed", 2, None, "no such order, password=***"),
         ("ConnectionError", "failed", 1, 3, "reset by peer"),
+        ("TimeoutError", "failed", 1, 1, "no answer"),
         ("lost", "lost", 1, None, f"in extract, process {noticed.pid}"),
     ]
     (killed,) = answers["runs that never ended"]
     assert killed["pipeline"] == "shop"
     assert killed["host"]
+
+
+def test_a_ledger_that_an_older_version_began_gets_the_columns_that_are_new(pipeline, ledger, monkeypatch):
+    """Runs in it have no value there."""
+    dltobs.configure(ledger=True)
+    shop = pipeline()
+    with monkeypatch.context() as patch:
+        patch.delitem(ledger_tables.COLUMNS["runs"], "retry_id")
+        shop.run([{"id": 1}], table_name="orders")
+    assert "retry_id" not in ledger("from shop_data_dltobs.runs")[0]
+    for attempt in Retrying(**dltobs.tenacity_callbacks()):
+        with attempt:
+            shop.run([{"id": 1}], table_name="orders")
+    rows = ledger("select retry_id from shop_data_dltobs.runs order by started_at")
+    assert [row["retry_id"] is None for row in rows] == [True, False]

@@ -48,6 +48,7 @@ COLUMNS: dict[str, dict[str, dict[str, Any]]] = {
         "tags": _TEXT,
         "attempt": _NUMBER,
         "will_retry": _YES_OR_NO,
+        "retry_id": _ID,
     },
     "steps": {
         "transaction_id": _KEY,
@@ -113,7 +114,7 @@ def hints(*, merges: bool) -> dict[str, dict[str, Any]]:
         merges: Whether the destination replaces rows by key; where it does not, the end of a run is a
             second row of `runs`.
     """
-    contract = {"tables": "evolve", "columns": "discard_value", "data_type": "discard_value"}
+    contract = {"tables": "evolve", "columns": "evolve", "data_type": "discard_value"}
     return {
         name: {
             "columns": {
@@ -180,6 +181,7 @@ def _identity(run: Run, process: Mapping[str, Any]) -> dict[str, Any]:
         "transaction_id": run.transaction_id,
         "pipeline": run.pipeline,
         "attempt": run.attempt,
+        "retry_id": run.retry_id,
         **process,
     }
 
