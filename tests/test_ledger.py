@@ -12,6 +12,7 @@ import sys
 import textwrap
 import threading
 import time
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,8 @@ from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_none
 import dltobs
 from conftest import SECRET
 from dltobs._aside import CannotLoadAsideError, target_of
-from dltobs.sinks import ledger_tables
+from dltobs._events import FailedJob, Package, Run, RunFinished, StepFinished
+from dltobs.sinks import ledger_columns, ledger_tables
 from recording import RecordingSink
 from scripts import PRELUDE, run_script
 
@@ -112,6 +114,36 @@ def test_a_failed_run_is_recorded_without_secrets(pipeline, ledger, monkeypatch)
     assert run["error_message"] == "no such order, password=***"
     failed = ledger("select step from shop_data_dltobs.steps where error_type = 'ValueError' order by 1")
     assert [one["step"] for one in failed] == ["extract", "run"]
+
+
+def test_failed_jobs_that_end_no_run_have_a_root_cause(pipeline, ledger, tmp_path, monkeypatch):
+    """That of the first one: the destination's, in the words of an error of a run."""
+    monkeypatch.setenv("LOAD__RAISE_ON_FAILED_JOBS", "false")
+    dltobs.configure(ledger=True)
+    shop = pipeline()
+    shop.run([{"id": 1}], table_name="orders")
+    with duckdb.connect(str(tmp_path / "shop.duckdb")) as connection:
+        connection.execute("alter table shop_data.orders add column must int")
+        connection.execute("update shop_data.orders set must = 1")
+        connection.execute("alter table shop_data.orders alter must set not null")
+    shop.run([{"id": 2}], table_name="orders")
+    (run,) = ledger("from shop_data_dltobs.runs where failed_jobs > 0")
+    assert (run["outcome"], run["failed_jobs"]) == ("ok_with_failed_jobs", 1)
+    assert run["error_type"].endswith("ConstraintException")
+    assert run["error_message"] == "Constraint Error: NOT NULL constraint failed: orders.must"
+    (answer,) = ledger(f"use shop_data_dltobs; {statements()['failures by root cause']}")
+    assert (answer["root_cause"], answer["failures"]) == (run["error_type"], 1)
+
+
+def test_without_attempts_the_root_cause_is_the_telling_line_of_the_message():
+    """Of a job that failed in a load of which no attempt was heard."""
+    message = 'Traceback (most recent call last):\n  File "a.py", line 1, in f\n    g()\ndb.Gone: no table\nhint: x\n'
+    package = Package("1.5", "loaded", "shop", (FailedJob("orders.1", "orders", message),))
+    at = datetime.now(timezone.utc)
+    load = StepFinished(Run("shop", "a" * 32), "load", 0, at, at, packages=(package,))
+    event = RunFinished(load.run, "ok_with_failed_jobs", at, at, (load,))
+    (run,) = ledger_tables.finished(event, {})["runs"]
+    assert (run["error_type"], run["error_message"]) == (None, "db.Gone: no table")
 
 
 def refuse_loads(shop: Any, monkeypatch: pytest.MonkeyPatch, times: int) -> None:
@@ -627,7 +659,7 @@ def test_a_ledger_that_an_older_version_began_gets_the_columns_that_are_new(pipe
     dltobs.configure(ledger=True)
     shop = pipeline()
     with monkeypatch.context() as patch:
-        patch.delitem(ledger_tables.COLUMNS["runs"], "retry_id")
+        patch.delitem(ledger_columns.COLUMNS["runs"], "retry_id")
         shop.run([{"id": 1}], table_name="orders")
     assert "retry_id" not in ledger("from shop_data_dltobs.runs")[0]
     for attempt in Retrying(**dltobs.tenacity_callbacks()):

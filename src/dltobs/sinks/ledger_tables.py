@@ -1,4 +1,4 @@
-"""The tables of the run ledger, and the rows that an event gives: flat, with fixed columns."""
+"""The rows of the run ledger that an event gives; their columns are in `dltobs.sinks.ledger_columns`."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from dltobs._describe import shortened
 from dltobs._event_parts import total
+from dltobs._fingerprint import telling_line
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -21,112 +22,6 @@ _MAX_TEXT = 4000
 """Characters of a message."""
 _MAX_JOBS = 10_000
 """Of a run; of more, the ones that did not complete come first."""
-
-_ID = {"data_type": "text", "precision": 64}
-_KEY = {**_ID, "nullable": False}
-_TEXT = {"data_type": "text"}
-_NUMBER = {"data_type": "bigint"}
-_YES_OR_NO = {"data_type": "bool"}
-_SECONDS = {"data_type": "double"}
-_TIME = {"data_type": "timestamp", "precision": 6}
-
-COLUMNS: dict[str, dict[str, dict[str, Any]]] = {
-    "runs": {
-        "transaction_id": {**_KEY, "primary_key": True},
-        "trace_id": _ID,
-        "pipeline": {**_TEXT, "nullable": False},
-        "started_at": {**_TIME, "nullable": False},
-        "finished_at": _TIME,
-        "outcome": _TEXT,
-        "error_type": _TEXT,
-        "error_message": _TEXT,
-        "rows": _NUMBER,
-        "bytes": _NUMBER,
-        "failed_jobs": _NUMBER,
-        "dlt_version": _TEXT,
-        "host": _TEXT,
-        "tags": _TEXT,
-        "attempt": _NUMBER,
-        "will_retry": _YES_OR_NO,
-        "retry_id": _ID,
-    },
-    "steps": {
-        "transaction_id": _KEY,
-        "load_id": _TEXT,
-        "step": {**_TEXT, "nullable": False},
-        "depth": _NUMBER,
-        "started_at": _TIME,
-        "finished_at": _TIME,
-        "duration": _SECONDS,
-        "rows": _NUMBER,
-        "bytes": _NUMBER,
-        "error_type": _TEXT,
-        "error_message": _TEXT,
-        "span_id": _ID,
-    },
-    "tables": {
-        "transaction_id": _KEY,
-        "load_id": _TEXT,
-        "step": {**_TEXT, "nullable": False},
-        "table_name": {**_TEXT, "nullable": False},
-        "started_at": _TIME,
-        "finished_at": _TIME,
-        "duration": _SECONDS,
-        "rows": _NUMBER,
-        "bytes": _NUMBER,
-        "jobs": _NUMBER,
-    },
-    "jobs": {
-        "transaction_id": _KEY,
-        "load_id": _TEXT,
-        "job_id": {**_TEXT, "nullable": False},
-        "table_name": {**_TEXT, "nullable": False},
-        "state": _TEXT,
-        "file_format": _TEXT,
-        "started_at": _TIME,
-        "finished_at": _TIME,
-        "duration": _SECONDS,
-        "rows": _NUMBER,
-        "bytes": _NUMBER,
-        "retry_count": _NUMBER,
-        "error_message": _TEXT,
-    },
-    "schema_changes": {
-        "transaction_id": _KEY,
-        "load_id": _TEXT,
-        "changed_at": _TIME,
-        "kind": {**_TEXT, "nullable": False},
-        "table_name": {**_TEXT, "nullable": False},
-        "column_name": _TEXT,
-        "data_type": _TEXT,
-        "base_column": _TEXT,
-        "base_type": _TEXT,
-        "hints": _TEXT,
-    },
-}
-"""Tables and columns, with dlt's hints."""
-
-
-def hints(*, merges: bool) -> dict[str, dict[str, Any]]:
-    """Arguments of `dlt.resource` for each table.
-
-    Args:
-        merges: Whether the destination replaces rows by key; where it does not, the end of a run is a
-            second row of `runs`.
-    """
-    contract = {"tables": "evolve", "columns": "evolve", "data_type": "discard_value"}
-    return {
-        name: {
-            "columns": {
-                column: {"name": column, **hint, **({"nullable": True} if "nullable" not in hint else {})}
-                for column, hint in columns.items()
-            },
-            "write_disposition": "merge" if merges and name == "runs" else "append",
-            "schema_contract": contract,
-            "max_table_nesting": 0,
-        }
-        for name, columns in COLUMNS.items()
-    }
 
 
 def begun(run: Run, started_at: datetime, trace_id: str | None, process: Mapping[str, Any]) -> Rows:
@@ -151,7 +46,7 @@ def lost(event: RunLost, process: Mapping[str, Any]) -> Rows:
 
 def finished(event: RunFinished, process: Mapping[str, Any]) -> Rows:
     """All rows of a run that has ended; that of its beginning gives way to the one in `runs`."""
-    failure = event.failure
+    error_type, error_message = _error(event)
     outermost = next((step for step in reversed(event.steps) if step.depth == 0), None)
     run = {
         **_identity(event.run, process),
@@ -159,8 +54,8 @@ def finished(event: RunFinished, process: Mapping[str, Any]) -> Rows:
         "started_at": event.started_at,
         "finished_at": event.finished_at,
         "outcome": event.outcome,
-        "error_type": None if failure is None else failure.error_type,
-        "error_message": None if failure is None else shortened(failure.message, _MAX_TEXT),
+        "error_type": error_type,
+        "error_message": error_message,
         "rows": event.rows,
         "bytes": event.bytes,
         "failed_jobs": len(event.failed_jobs),
@@ -174,6 +69,21 @@ def finished(event: RunFinished, process: Mapping[str, Any]) -> Rows:
         "jobs": _jobs(key, event.steps),
         "schema_changes": [row for step in event.steps for row in _schema_changes(key, step)],
     }
+
+
+def _error(event: RunFinished) -> tuple[str | None, str | None]:
+    """Type and message of what went wrong: of failed jobs, those of the first."""
+    failure = event.failure
+    if failure is not None:
+        return failure.error_type, shortened(failure.message, _MAX_TEXT)
+    if not event.failed_jobs:
+        return None, None
+    failed = event.failed_jobs[0]
+    jobs = [job for step in event.steps for job in step.load_jobs if job.job_id == failed.job_id]
+    last = next((job.attempts[-1] for job in reversed(jobs) if job.attempts), None)
+    if last is not None and last.message is not None:
+        return last.error_type, shortened(last.message, _MAX_TEXT)
+    return None, shortened(telling_line(failed.message), _MAX_TEXT)
 
 
 def _identity(run: Run, process: Mapping[str, Any]) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from dltobs._aside import LeftWaitingError, load_aside
 from dltobs._describe import root_cause, text_of
-from dltobs.sinks.ledger_tables import hints
+from dltobs.sinks.ledger_columns import hints
 
 if TYPE_CHECKING:
     from dltobs._aside import Target
