@@ -7,6 +7,7 @@ import json
 import logging
 import re
 import signal
+import stat
 import subprocess
 import sys
 import textwrap
@@ -464,6 +465,69 @@ def test_a_ledger_that_cannot_be_written_is_one_warning_and_is_caught_up(tmp_pat
     rows = query(file, "select outcome from shop_data_dltobs.runs order by started_at")
     assert [row["outcome"] for row in rows] == ["failed", "ok"]
     assert dltobs.status()["ledger"].delivered == 3
+
+
+REFUSING = """
+from dlt.load.load import Load
+import dltobs
+
+def refuse(*_):
+    raise ConnectionError("destination away")
+
+dltobs.configure(ledger=True)
+Load.load_single_package = refuse
+try:
+    pipeline().run([{"id": 1}], table_name="orders")
+except Exception:
+    print(dltobs.status()["ledger"].spooled)
+"""
+
+
+def test_what_waits_outlives_the_working_directory(tmp_path, pipeline, ledger):
+    """dlt empties it at the next run, as the dataset is not there yet."""
+    for _ in range(2):
+        done = run_script(REFUSING, tmp_path)
+        assert done.stdout == "2\n", done.stderr
+    spool = tmp_path / "dlt" / "dltobs" / "spool"
+    assert {stat.S_IMODE(path.stat().st_mode) for path in (spool, *spool.glob("ledger/*"))} == {0o700}
+    dltobs.configure(ledger=True)
+    pipeline().run([{"id": 1}], table_name="orders")
+    rows = ledger("select outcome, error_type from shop_data_dltobs.runs order by started_at")
+    assert [tuple(row.values()) for row in rows] == [
+        ("failed", "ConnectionError"),
+        ("failed", "ConnectionError"),
+        ("ok", None),
+    ]
+    assert dltobs.status()["ledger"].dropped == 0
+
+
+def test_what_waits_is_not_for_a_pipeline_of_the_same_name_elsewhere(tmp_path):
+    """They have their own destinations, schemas and packages."""
+    done = run_script(REFUSING, tmp_path)
+    assert done.stdout == "2\n", done.stderr
+    dltobs.configure(ledger=True)
+    elsewhere = dlt.pipeline(
+        "shop",
+        pipelines_dir=str(tmp_path / "elsewhere"),
+        destination=dlt.destinations.duckdb(str(tmp_path / "elsewhere.duckdb")),
+        dataset_name="shop_data",
+    )
+    elsewhere.run([{"id": 1}], table_name="orders")
+    rows = query(tmp_path / "elsewhere.duckdb", "select outcome from shop_data_dltobs.runs")
+    assert rows == [{"outcome": "ok"}]
+
+
+@pytest.mark.parametrize("settings", [{"spool_max_bytes": 0}, {"spool_dir": "file/spool"}])
+def test_without_a_spool_there_is_a_ledger_all_the_same(tmp_path, pipeline, ledger, caplog, settings):
+    """Its pipeline works in the directory of the user's then; what stands in the way stands there for root, too."""
+    (tmp_path / "file").touch()
+    dltobs.configure(ledger=True, **settings)
+    shop = pipeline()
+    shop.run([{"id": 1}], table_name="orders")
+    assert ledger("select outcome from shop_data_dltobs.runs") == [{"outcome": "ok"}]
+    assert warnings(caplog) == []
+    assert (Path(shop.working_dir) / "dltobs" / "ledger" / "0" / "dltobs_ledger").is_dir()
+    assert not (tmp_path / "dlt" / "dltobs").exists()
 
 
 def test_a_destination_that_hangs_holds_nobody_up_for_ever(pipeline, monkeypatch, caplog):

@@ -26,17 +26,20 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
 FOLDER = "dltobs"
-"""In the working directory of the user's pipeline."""
+"""In the working directory of the user's pipeline, which dlt empties when it resets the pipeline."""
 
 _is_aside: ContextVar[bool] = ContextVar("dltobs_is_aside", default=False)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Target:
-    """What a pipeline of ours takes over from the user's: live objects of dlt's, which are not changed."""
+    """What a pipeline of ours takes over from the user's: live objects of dlt's, which are not changed.
+
+    `folder` is where it has its working directory.
+    """
 
     pipeline: str
-    working_dir: str
+    folder: str
     dataset: str
     destination: Any
     staging: Any
@@ -83,7 +86,7 @@ def target_of(pipeline: Any) -> Target | None:
         return None
     return Target(
         pipeline.pipeline_name,
-        pipeline.working_dir,
+        str(Path(pipeline.working_dir) / FOLDER),
         pipeline.dataset_name,
         destination,
         pipeline.staging,
@@ -104,7 +107,7 @@ def load_aside(  # noqa: PLR0913, PLR0917 - what, where to, under which name
 
     Args:
         target: The user's destination.
-        folder: Name of the working directory, below that of the user's pipeline; and of the schema.
+        folder: Name of the working directory, below that of the target; and of the schema.
         dataset: Name of the dataset.
         tables: Arguments of `dlt.resource` by table name: columns, write disposition. Those with columns are
             made even where there are no rows.
@@ -172,7 +175,7 @@ def _make(target: Target, folder: str, dataset: str) -> Any:
     config.resolve()
     return _pipeline_class()(
         target.pipeline,
-        str(Path(target.working_dir) / FOLDER / folder),
+        str(Path(target.folder) / folder),
         target.salt,
         target.destination,
         target.staging,

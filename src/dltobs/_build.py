@@ -73,7 +73,8 @@ def build(settings: Settings, hook: LoggerHook) -> Setup:
 
             # last: at the end of a run it waits, and alerts go out before
             deliveries["ledger"] = Delivery("ledger", "entries", warner)
-            sinks.append(LedgerSink(settings, warner, deliveries["ledger"]))
+            folder = None if spool is None else spool.folder / "ledger"
+            sinks.append(LedgerSink(settings, warner, deliveries["ledger"], folder))
         recent = recent_lines(settings, warner)
         log_sink = LogSink()
         # it comes first: the span of the load is the current one until the span sink has ended it

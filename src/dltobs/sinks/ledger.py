@@ -13,6 +13,7 @@ from dltobs.sinks.ledger_writer import Entry, LedgerWriter
 
 if TYPE_CHECKING:
     from datetime import datetime
+    from pathlib import Path
     from typing import Any
 
     from dltobs._aside import Target
@@ -39,15 +40,18 @@ class LedgerSink:
         settings: The dataset and the tags.
         warner: Its redactor is what the tags pass; told of destinations without datasets.
         delivery: The counters.
+        folder: Where what could not be written waits; None: in the working directory of each pipeline.
     """
 
-    def __init__(self, settings: Settings, warner: Warner, delivery: Delivery) -> None:
+    def __init__(
+        self, settings: Settings, warner: Warner, delivery: Delivery, folder: Path | None = None
+    ) -> None:
         from dlt.version import __version__ as dlt_version
 
         self._dataset = settings.ledger_dataset
         self._warner = warner
         self._delivery = delivery
-        self._writer = LedgerWriter(delivery)
+        self._writer = LedgerWriter(delivery, folder)
         self._targets: dict[str, Target | None] = {}
         self._started: dict[str, datetime] = {}
         self._lost: dict[str, list[RunLost]] = {}

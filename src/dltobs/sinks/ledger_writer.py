@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import threading
 import time
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dltobs._aside import LeftWaitingError, load_aside
 from dltobs._describe import root_cause, text_of
+from dltobs._lent_folders import lent, sweep
 from dltobs.sinks.ledger_columns import hints
 
 if TYPE_CHECKING:
@@ -23,6 +26,8 @@ _MAX_WAITING = 1000
 _MAX_PENDING = 100
 """Packages that wait in a working directory for a destination that is down."""
 _REASON_LENGTH = 200
+_NAME_LENGTH = 100
+_ROOT = "ledger"
 _FOLDER = "dltobs_ledger"
 """Name of the working directory and of the schema."""
 
@@ -45,10 +50,14 @@ class LedgerWriter:
 
     Args:
         delivery: The counters.
+        folder: Where what could not be loaded waits, for each pipeline in a folder of its own. Without one,
+            or where it cannot be written, that is the working directory of the pipeline.
     """
 
-    def __init__(self, delivery: Delivery) -> None:
+    def __init__(self, delivery: Delivery, folder: Path | None = None) -> None:
         self._delivery = delivery
+        self._folder = folder
+        self._is_swept = False
         self._begin()
 
     def _begin(self) -> None:
@@ -136,27 +145,39 @@ class LedgerWriter:
             try:
                 self._load(entry)
             except LeftWaitingError as error:
-                # in `<working_dir>/dltobs/dltobs_ledger`, from where the next entry's load takes it along
+                # in the folder that is lent again first, from where the next entry's load takes it along
                 self._delivery.kept(1, reason(error))
             except BaseException as error:  # noqa: BLE001 - a signal that dlt has seen raises an interrupt here
                 self._delivery.dropped(1, reason(error))
             self._is_slow = False
 
     def _load(self, entry: Entry) -> None:
-        loaded = load_aside(
-            entry.target,
-            _FOLDER,
-            entry.dataset,
-            hints(merges=_replaces_by_key(entry.target)),
-            entry.rows,
-            _MAX_PENDING,
-        )
+        if self._folder is not None and not self._is_swept:
+            self._is_swept = True
+            sweep(self._folder)
+        with lent(self._roots(entry.target)) as folder:
+            loaded = load_aside(
+                replace(entry.target, folder=str(folder)),
+                _FOLDER,
+                entry.dataset,
+                hints(merges=_replaces_by_key(entry.target)),
+                entry.rows,
+                _MAX_PENDING,
+            )
         if loaded.loaded > 1:
             # entries of earlier tries, which have been told to be kept
             self._delivery.submitted(loaded.loaded - 1)
         self._delivery.delivered(loaded.loaded)
         if loaded.failed:
             self._delivery.dropped(loaded.failed, "the destination has refused it")
+
+    def _roots(self, target: Target) -> list[Path]:
+        own = Path(target.folder).absolute()
+        if self._folder is None:
+            return [own / _ROOT]
+        # of pipelines of one name, the working directory tells which is which
+        key = hashlib.sha256(os.fsencode(own)).hexdigest()[:16]
+        return [self._folder / f"{target.pipeline[:_NAME_LENGTH]}-{key}", own / _ROOT]
 
 
 def _replaces_by_key(target: Target) -> bool:
