@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
+import contextvars
+import threading
+import time
+
 import dlt
 import pytest
+from dlt.pipeline.exceptions import PipelineStepFailed
 from tenacity import Retrying, stop_after_attempt, wait_none
 
 import dltobs
 from scripts import run_script
 
 
-def load(shop, succeed_at: int, attempts: int = 3) -> None:
+def load(shop, succeed_at: int, **strategies) -> None:
     asked = iter(range(1, 100))
 
     @dlt.resource(name="orders")
@@ -21,12 +27,18 @@ def load(shop, succeed_at: int, attempts: int = 3) -> None:
             raise ConnectionError(message)
         yield {"id": 1}
 
-    loop = Retrying(
-        stop=stop_after_attempt(attempts), wait=wait_none(), reraise=True, **dltobs.tenacity_callbacks()
-    )
-    for attempt in loop:
+    options = {"stop": stop_after_attempt(3), "wait": wait_none(), "reraise": True, **strategies}
+    for attempt in Retrying(**options, **dltobs.tenacity_callbacks()):
         with attempt:
             shop.run(orders())
+
+
+def arrived(sentry) -> list:
+    """The events, when there are some; nothing is flushed for it."""
+    until = time.monotonic() + 20
+    while not sentry.events and time.monotonic() < until:
+        time.sleep(0.01)
+    return list(sentry.events)
 
 
 def titles(slack) -> list[str]:
@@ -122,6 +134,53 @@ def test_each_loop_is_a_story_of_its_own(pipeline, configured, sentry):
         load(pipeline(), 2)
     dltobs.shutdown()
     assert [event["tags"]["dlt.attempt"] for event in sentry.events] == ["2", "2"]
+
+
+@pytest.mark.parametrize(("succeed_at", "level"), [(2, "warning"), (99, "error")])
+def test_a_loop_that_nobody_can_foresee_is_told_when_tenacity_ends_it(
+    pipeline, configured, sentry, succeed_at, level
+):
+    """Not before, for another attempt may follow, and not later."""
+    configured()
+    told: list[int] = []
+
+    def stop(state) -> bool:
+        told.append(dltobs._state.runtime.deliveries["sentry"].pending + len(sentry.events))
+        return state.attempt_number == 2
+
+    with contextlib.suppress(PipelineStepFailed):
+        load(pipeline(), succeed_at, stop=stop)
+    assert set(told) == {0}
+    assert [(one["level"], one["tags"]["dlt.attempt"]) for one in arrived(sentry)] == [(level, "2")]
+
+
+def test_a_run_that_ends_after_its_loop_is_told_at_once(pipeline, configured, sentry):
+    """It was begun in an attempt, in a thread for which the loop did not wait."""
+    configured()
+    has_begun, is_over = threading.Event(), threading.Event()
+
+    @dlt.resource
+    def broken():
+        has_begun.set()
+        assert is_over.wait(20)
+        message = "no such order"
+        raise ValueError(message)
+        yield
+
+    def run() -> None:
+        with contextlib.suppress(PipelineStepFailed):
+            pipeline().run(broken())
+
+    def start() -> threading.Thread:
+        thread = threading.Thread(target=contextvars.copy_context().run, args=(run,))
+        thread.start()
+        assert has_begun.wait(20)
+        return thread
+
+    thread = Retrying(**dltobs.tenacity_callbacks())(start)
+    is_over.set()
+    thread.join()
+    assert [event["level"] for event in arrived(sentry)] == ["error"]
 
 
 def test_a_process_that_ends_between_two_attempts_tells_what_it_has(tmp_path, sentry):

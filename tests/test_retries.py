@@ -17,8 +17,11 @@ from tenacity import (
     Retrying,
     retry,
     retry_if_exception,
+    retry_if_exception_type,
     retry_if_result,
     stop_after_attempt,
+    stop_after_delay,
+    stop_never,
     wait_fixed,
     wait_none,
 )
@@ -247,6 +250,102 @@ def test_a_loop_in_a_loop_leads_back_to_the_outer_attempt():
     assert current_attempt() is None
 
 
+class Strategies:
+    """Of the user's: a budget of tries, and how often each one was asked."""
+
+    def __init__(self, tries: int) -> None:
+        self.tries = tries
+        self.asked = {"retry": 0, "wait": 0, "stop": 0}
+
+    def stop(self, state) -> bool:
+        self.asked["stop"] += 1
+        return self.asked["stop"] >= self.tries
+
+    def wait(self, state) -> float:
+        self.asked["wait"] += 1
+        return 0.0
+
+    def is_wanted(self, error: BaseException) -> bool:
+        self.asked["retry"] += 1
+        return True
+
+    def options(self) -> dict:
+        return options(stop=self.stop, wait=self.wait, retry=retry_if_exception(self.is_wanted))
+
+
+def test_strategies_are_asked_by_tenacity_alone(pipeline):
+    """One that keeps a budget of tries gives as many as without us."""
+    recording = RecordingSink()
+    dltobs.configure(sinks=[recording])
+    strategies = Strategies(5)
+    with pytest.raises(Exception, match="reset by peer"):
+        Retrying(**strategies.options())(lambda: pipeline().run(flaky(99)()))
+    assert strategies.asked == {"retry": 5, "wait": 5, "stop": 5}
+    assert [(run.run.attempt, run.will_retry) for run in recording.runs] == [
+        (number, None) for number in (1, 2, 3, 4, 5)
+    ]
+
+
+def test_the_end_of_such_a_loop_is_heard_all_the_same(otlp, lines):
+    """From tenacity, when it gives up."""
+    dltobs.configure(otlp_endpoint=otlp.url)
+    lines.listen()
+    with pytest.raises(ZeroDivisionError):
+        Retrying(**Strategies(2).options())(lambda: 1 / 0)
+    assert [level for level, _ in lines()] == ["WARNING", "ERROR"]
+    dltobs.shutdown()
+    loop = otlp.named("retry <lambda>")
+    assert (attributes_of(loop)["dlt.retry.attempts"], loop.status.code) == (2, 2)
+
+
+def test_asynchronous_strategies_are_waited_for_by_tenacity(lines):
+    dltobs.configure()
+    lines.listen()
+    asked = []
+
+    async def stop(state) -> bool:
+        asked.append(state.attempt_number)
+        await asyncio.sleep(0)
+        return state.attempt_number == 2
+
+    async def fail() -> None:
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        asyncio.run(AsyncRetrying(**options(stop=stop))(fail))
+    assert asked == [1, 2]
+    assert [level for level, _ in lines()] == ["WARNING", "ERROR"]
+
+
+@pytest.mark.parametrize(
+    ("strategies", "expected"),
+    [
+        ({"stop": stop_after_attempt(1)}, False),
+        ({"stop": stop_after_attempt(9) | stop_after_delay(60)}, True),
+        ({"stop": stop_after_attempt(1) | (lambda _: False)}, False),
+        ({"stop": stop_after_attempt(9) | (lambda _: False)}, None),
+        ({"stop": stop_after_attempt(1) & (lambda _: True)}, None),
+        ({"stop": stop_never}, True),
+        ({"retry": retry_if_exception_type(ValueError)}, False),
+        ({"retry": retry_if_exception_type(ValueError) | retry_if_exception(lambda _: True)}, None),
+        ({"retry": retry_if_exception(lambda _: True), "stop": stop_after_attempt(1)}, False),
+    ],
+)
+def test_what_tenacity_itself_decides_is_foreseen(strategies, expected):
+    """Where the user's own code takes part it is not known, unless that makes no difference."""
+    dltobs.configure()
+    foreseen = []
+
+    def work() -> None:
+        attempt = current_attempt()
+        assert attempt is not None
+        foreseen.append(attempt.will_retry(KeyError()))
+
+    default = {"stop": stop_after_attempt(9), "retry": retry_if_exception_type()}
+    Retrying(**options(**{**default, **strategies}))(work)
+    assert foreseen == [expected]
+
+
 def test_without_configure_the_loop_works_as_ever():
     results = iter([ValueError(), None])
 
@@ -265,7 +364,7 @@ def test_a_failure_of_ours_does_not_reach_the_loop(monkeypatch, caplog):
         message = "inside"
         raise AttributeError(message)
 
-    monkeypatch.setattr("dltobs.integrations.retries._Spans.start", fail)
+    monkeypatch.setattr("dltobs.integrations.retries.LoopSpans.start", fail)
     dltobs.configure()
     assert Retrying(**options())(lambda: "done") == "done"
     assert any("retries: AttributeError: inside" in record.getMessage() for record in caplog.records)

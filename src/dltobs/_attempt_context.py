@@ -15,38 +15,39 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    Listener = Callable[[str, bool], None]
-    """Called with the id of a loop, and whether it goes on."""
+    Listener = Callable[[str], None]
+    """Called with the id of a loop."""
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(slots=True, eq=False)
 class RetryAttempt:
     """One attempt of a loop.
 
     Attributes:
         retry_id: Of the loop, 32 hex digits.
         number: From 1.
-        is_on: Whether it has not ended yet.
-        will_retry: Whether another one would follow if it ended with this exception.
+        will_retry: Whether another one would follow if it ended with this exception; None if nobody knows.
         outer: The attempt of another loop in which this one is made.
+        is_on: Whether it has not ended yet.
     """
 
     retry_id: str
     number: int
-    is_on: Callable[[], bool]
-    will_retry: Callable[[BaseException], bool]
+    will_retry: Callable[[BaseException], bool | None]
     outer: RetryAttempt | None = None
+    is_on: bool = True
 
 
 _current: ContextVar[RetryAttempt | None] = ContextVar("dltobs_attempt", default=None)
 _lock = threading.Lock()
 _listeners: dict[str, dict[Any, Listener]] = {}
+"""Of the loops that are on, by their ids."""
 
 
 def current_attempt() -> RetryAttempt | None:
     """The innermost attempt that is on. Nobody says when a context is left, so ended ones are passed over."""
     attempt = _current.get()
-    while attempt is not None and not attempt.is_on():
+    while attempt is not None and not attempt.is_on:
         attempt = attempt.outer
     return attempt
 
@@ -56,18 +57,25 @@ def enter(attempt: RetryAttempt) -> None:
     _current.set(attempt)
 
 
-def listen(retry_id: str, key: object, listener: Listener) -> None:
-    """Have `listener` called when an attempt of the loop ends; the last time when it does not go on."""
+def opened(retry_id: str) -> None:
+    """A loop begins."""
     with _lock:
-        _listeners.setdefault(retry_id, {})[key] = listener
+        _listeners[retry_id] = {}
 
 
-def ended(retry_id: str, *, goes_on: bool) -> None:
-    """Tell that an attempt of a loop has ended, and whether there is another one."""
+def listen(retry_id: str, key: object, listener: Listener) -> bool:
+    """Have `listener` called when the loop is over. False: it is already."""
     with _lock:
-        called = list(_listeners.get(retry_id, {}).values())
-        if not goes_on:
-            _listeners.pop(retry_id, None)
+        if retry_id not in _listeners:
+            return False
+        _listeners[retry_id][key] = listener
+        return True
+
+
+def over(retry_id: str) -> None:
+    """A loop has made its last attempt."""
+    with _lock:
+        called = list(_listeners.pop(retry_id, {}).values())
     for listener in called:
         with contextlib.suppress(Exception):  # it warns itself; the loop is the user's
-            listener(retry_id, goes_on)
+            listener(retry_id)

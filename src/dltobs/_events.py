@@ -138,8 +138,9 @@ class RunFinished:
     oldest first.
 
     Of a run in a retry loop, `will_retry` is True where it failed and another attempt follows if the caller
-    lets its exception out. Sentry and Slack are told once a loop, when it is over: `earlier_attempts` are the
-    runs of the same pipeline that went wrong in it before. (Sinks of your own get each run at once.)
+    lets its exception out; it is None where that is not known yet, since code of the user's decides. Sentry
+    and Slack are told once a loop, when it is over: `earlier_attempts` are the runs of the same pipeline
+    that went wrong in it before. (Sinks of your own get each run at once.)
     """
 
     run: Run
@@ -152,7 +153,7 @@ class RunFinished:
     log_lines: tuple[LogLine, ...] = ()
     partly_loaded_packages: tuple[str, ...] = field(default=(), metadata=KEEP)
     aborted_packages: tuple[str, ...] = field(default=(), metadata=KEEP)
-    will_retry: bool = False
+    will_retry: bool | None = False
     earlier_attempts: tuple[RunFinished, ...] = ()
 
     @property

@@ -116,10 +116,10 @@ def _packages(state: OpenRun) -> list[Package]:
     return [package for step in state.finished for package in step.packages]
 
 
-def will_retry(state: OpenRun) -> bool:
+def will_retry(state: OpenRun) -> bool | None:
     """Whether the retry loop in which the run was made goes on after the exception that ends it."""
     error = sys.exc_info()[1] or state.error
-    return state.attempt is not None and error is not None and state.attempt.will_retry(error)
+    return False if state.attempt is None or error is None else state.attempt.will_retry(error)
 
 
 def is_by_signal(error: BaseException | None) -> bool:

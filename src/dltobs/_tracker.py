@@ -303,7 +303,7 @@ class Tracker:
                 log_lines=lines,
                 partly_loaded_packages=partly_loaded_of(state),
                 aborted_packages=aborted_of(state),
-                will_retry=outcome == "failed" and self._reader.attempt(False, lambda: will_retry(state)),  # noqa: FBT003 - the default
+                will_retry=outcome == "failed" and self._reader.attempt(None, lambda: will_retry(state)),
             )
             is_told = True
             self._dispatcher.emit(event)

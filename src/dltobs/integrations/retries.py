@@ -5,17 +5,19 @@ Nothing of tenacity is imported: its callbacks get what they need.
 
 from __future__ import annotations
 
-import copy
-import inspect
 import logging
 import secrets
+import weakref
 from typing import TYPE_CHECKING, Any, TypedDict
 
 from dltobs import _state
-from dltobs._attempt_context import RetryAttempt, current_attempt, ended, enter
+from dltobs._attempt_context import RetryAttempt, current_attempt, enter, opened, over
 from dltobs._describe import root_cause, text_of, type_name
 from dltobs._patterns import WITHHELD
 from dltobs._warnings import Warner
+from dltobs.integrations.retry_hooks import listen, listener_of
+from dltobs.integrations.retry_spans import Failed, LoopSpans
+from dltobs.integrations.retry_strategies import will_retry, would_retry
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -25,7 +27,6 @@ if TYPE_CHECKING:
     Callback = Callable[[RetryCallState], object]
 
 _MAX_REASON = 500
-_OURS = "_dltobs_loop"
 
 
 class TenacityCallbacks(TypedDict):
@@ -58,19 +59,19 @@ def tenacity_callbacks(
     """
 
     def begin_attempt(state: RetryCallState) -> None:
-        _guarded(lambda: _loop_of(state, name).begin_attempt())
+        _guarded(lambda: _loop_of(state, name).begin_attempt(state))
         if before is not None:
             before(state)
 
     def before_pause(state: RetryCallState) -> None:
-        _guarded(lambda: _loop_of(state, name).pause())
+        _guarded(lambda: _loop_of(state, name).pause(state))
         if before_sleep is not None:
             before_sleep(state)
 
     return {"before": begin_attempt, "before_sleep": before_pause}
 
 
-def _guarded(call: Callable[[], None]) -> None:
+def _guarded(call: Callable[[], object]) -> None:
     """Keep our own failures away from the loop."""
     try:
         call()
@@ -81,190 +82,94 @@ def _guarded(call: Callable[[], None]) -> None:
 
 
 def _loop_of(state: RetryCallState, name: str | None) -> _Loop:
-    found = getattr(state, _OURS, None)
+    found = listener_of(state)
     if isinstance(found, _Loop):
         return found
     loop = _Loop(state, name)
-    setattr(state, _OURS, loop)
+    listen(state, loop)
     return loop
 
 
 class _Loop:
-    """One retry loop from its first attempt to its last.
-
-    tenacity calls nobody when an attempt succeeds, nor when it fails for good, so we hear of the end of each
-    by the method with which tenacity notes it.
-    """
+    """One retry loop from its first attempt to its last."""
 
     def __init__(self, state: RetryCallState, name: str | None) -> None:
-        self._state = state
         function = getattr(state, "fn", None)
         self._name = name or getattr(function, "__name__", None) or "retry"
         self._id = secrets.token_hex(16)
-        self._spans = _Spans.start(self._name)
-        set_result, set_exception = state.set_result, state.set_exception
+        self._spans = LoopSpans.start(self._name)
+        self._attempt: RetryAttempt | None = None
+        self._is_over = False
+        opened(self._id)
 
-        def note_result(value: Any) -> None:
-            set_result(value)
-            _guarded(self._end_attempt)
+    def begin_attempt(self, state: RetryCallState) -> None:
+        number, reference = state.attempt_number, weakref.ref(state)
 
-        def note_exception(exc_info: Any) -> None:
-            set_exception(exc_info)
-            _guarded(self._end_attempt)
+        def foresee(error: BaseException) -> bool | None:
+            living = reference()
+            return None if living is None else would_retry(living, error)
 
-        vars(state).update(set_result=note_result, set_exception=note_exception)
-
-    def begin_attempt(self) -> None:
-        state, number = self._state, self._state.attempt_number
-        enter(
-            RetryAttempt(
-                self._id,
-                number,
-                # the same object goes from attempt to attempt
-                is_on=lambda: state.attempt_number == number and state.outcome is None,
-                will_retry=self._would_retry,
-                outer=current_attempt(),
-            )
-        )
+        self._attempt = RetryAttempt(self._id, number, will_retry=foresee, outer=current_attempt())
+        enter(self._attempt)
         if self._spans is not None:
             self._spans.begin_attempt(number)
 
-    def pause(self) -> None:
+    def attempt_ended(self, state: RetryCallState) -> None:
+        """End the attempt; the loop, too, if it is known already that it does not go on."""
+        _guarded(lambda: self._end_attempt(state))
+
+    def is_over(self, state: RetryCallState) -> None:
+        """End the loop."""
+        _guarded(lambda: self._end(state))
+
+    def pause(self, state: RetryCallState) -> None:
         """The line between two attempts."""
-        wait = self._state.upcoming_sleep
-        error = self._error()
+        wait = 0.0 if state.next_action is None else state.next_action.sleep
+        failed = _failure_of(state)
+        because = "gave a result that is not wanted" if failed is None else f"failed: {failed.reason}"
         _log(
             logging.WARNING,
-            f"Attempt {self._state.attempt_number} of {self._name} {_because(error)}; next in {wait:.1f} s",
-            attempt=self._state.attempt_number,
+            f"Attempt {state.attempt_number} of {self._name} {because}; next in {wait:.1f} s",
+            attempt=state.attempt_number,
             wait=round(wait, 3),
-            **_fields(error),
+            **_fields(failed),
         )
 
-    def _end_attempt(self) -> None:
-        number, error = self._state.attempt_number, self._error()
-        goes_on = _will_retry(self._state)
+    def _end_attempt(self, state: RetryCallState) -> None:
+        if self._attempt is not None:
+            self._attempt.is_on = False
         if self._spans is not None:
-            self._spans.end_attempt(error, number, is_last=not goes_on)
-        if not goes_on:
-            self._tell_end(number, error)
-        ended(self._id, goes_on=goes_on)
+            self._spans.end_attempt(_failure_of(state))
+        if will_retry(state) is False:
+            self._end(state)
 
-    def _tell_end(self, number: int, error: BaseException | None) -> None:
-        if error is not None:
+    def _end(self, state: RetryCallState) -> None:
+        if self._is_over:
+            return
+        self._is_over = True
+        number, failed = state.attempt_number, _failure_of(state)
+        if self._spans is not None:
+            self._spans.end(failed, number)
+        self._tell_end(number, failed)
+        over(self._id)
+
+    def _tell_end(self, number: int, failed: Failed | None) -> None:
+        if failed is not None:
             tries = f"{number} attempt{'' if number == 1 else 's'}"
-            _log(
-                logging.ERROR,
-                f"{self._name} failed after {tries}: {_reason(error)}",
-                attempt=number,
-                **_fields(error),
-            )
+            message = f"{self._name} failed after {tries}: {failed.reason}"
+            _log(logging.ERROR, message, attempt=number, **_fields(failed))
         elif number > 1:
             _log(logging.INFO, f"Attempt {number} of {self._name} succeeded", attempt=number)
 
-    def _error(self) -> BaseException | None:
-        outcome = self._state.outcome
-        return outcome.exception() if outcome is not None and outcome.failed else None
 
-    def _would_retry(self, error: BaseException) -> bool:
-        probe = _probe(self._state)
-        probe.set_exception((type(error), error, error.__traceback__))
-        return _will_retry(probe)
-
-
-def _probe(state: RetryCallState) -> RetryCallState:
-    """A copy to ask tenacity's strategies with; it is not watched."""
-    probe = copy.copy(state)
-    for name in ("set_result", "set_exception", _OURS):
-        vars(probe).pop(name, None)
-    return probe
-
-
-def _will_retry(state: RetryCallState) -> bool:
-    """What tenacity will decide: it asks the same strategies in the same order.
-
-    An asynchronous strategy cannot be asked from here; then no: an alert too many rather than none.
-    """
-    loop, probe = state.retry_object, _probe(state)
-    outcome = probe.outcome
+def _failure_of(state: RetryCallState) -> Failed | None:
+    outcome = state.outcome
     error = outcome.exception() if outcome is not None and outcome.failed else None
-    if type(error).__name__ != "TryAgain":
-        is_wanted: Any = loop.retry(probe)
-        if _is_later(is_wanted) or not is_wanted:
-            return False
-    pause: Any = loop.wait(probe)
-    if not _is_later(pause):
-        probe.upcoming_sleep = pause
-    is_over: Any = loop.stop(probe)
-    return not _is_later(is_over) and not is_over
+    return None if error is None else Failed(type_name(type(root_cause(error))), _reason(error))
 
 
-def _is_later(answer: Any) -> bool:
-    """Whether an answer is that of an asynchronous strategy, which is not waited for."""
-    if inspect.iscoroutine(answer):
-        answer.close()
-        return True
-    return False
-
-
-class _Spans:
-    """A span for the loop, and one below it for each attempt, which is the current one while it is on."""
-
-    def __init__(self, tracer: Any, parent: Any) -> None:
-        self._tracer, self._parent = tracer, parent
-        self._attempt: Any = None
-        self._token: Any = None
-
-    @classmethod
-    def start(cls, name: str) -> _Spans | None:
-        """Begin; None where there is no tracing."""
-        running = _state.runtime
-        sinks = () if running is None else running.sinks
-        sink = next((one for one in sinks if hasattr(one, "tracer")), None)
-        tracer = None if sink is None else sink.tracer()
-        if tracer is None:
-            return None
-        from dltobs._environment import parent_context
-
-        return cls(tracer, tracer.start_span(f"retry {name}", context=parent_context()))
-
-    def begin_attempt(self, number: int) -> None:
-        from opentelemetry import context, trace
-
-        below = trace.set_span_in_context(self._parent)
-        attributes = {"dlt.retry.attempt": number}
-        self._attempt = self._tracer.start_span(f"attempt {number}", context=below, attributes=attributes)
-        self._token = context.attach(trace.set_span_in_context(self._attempt))
-
-    def end_attempt(self, error: BaseException | None, number: int, *, is_last: bool) -> None:
-        from opentelemetry import context
-
-        if self._attempt is not None:
-            context.detach(self._token)
-            _end(self._attempt, error)
-            self._attempt = None
-        if is_last:
-            self._parent.set_attribute("dlt.retry.attempts", number)
-            _end(self._parent, error)
-
-
-def _end(span: Any, error: BaseException | None) -> None:
-    from opentelemetry.trace import Status, StatusCode
-
-    if error is not None:
-        span.set_attribute("error.type", type_name(type(root_cause(error))))
-        span.set_status(Status(StatusCode.ERROR, _reason(error)))
-    span.end()
-
-
-def _because(error: BaseException | None) -> str:
-    return "gave a result that is not wanted" if error is None else f"failed: {_reason(error)}"
-
-
-def _fields(error: BaseException | None) -> dict[str, Any]:
-    if error is None:
-        return {}
-    return {"error_type": type_name(type(root_cause(error))), "reason": _reason(error)}
+def _fields(failed: Failed | None) -> dict[str, str]:
+    return {} if failed is None else failed._asdict()
 
 
 def _reason(error: BaseException) -> str:

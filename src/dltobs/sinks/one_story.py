@@ -49,7 +49,8 @@ class OneStory:
         if event.outcome in _HELD:
             with self._lock:
                 self._held.setdefault(key, []).append(event)
-            listen(event.run.retry_id, self, self._attempt_ended)
+            if not listen(event.run.retry_id, self, self._release):
+                self._release(event.run.retry_id)
             return
         with self._lock:
             earlier = self._held.pop(key, [])
@@ -64,10 +65,6 @@ class OneStory:
         """Close the sink."""
         self._release(None)
         self._sink.close()
-
-    def _attempt_ended(self, retry_id: str, goes_on: bool) -> None:  # noqa: FBT001 - a callback
-        if not goes_on:
-            self._release(retry_id)
 
     def _release(self, retry_id: str | None) -> None:
         """Pass on what is held of a loop, or of all."""

@@ -1,0 +1,68 @@
+"""The spans of a retry loop: one for the loop, and one below it for each attempt."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from dltobs import _state
+
+
+class Failed(NamedTuple):
+    """Why an attempt failed: type of the root cause, and type and message in one line, without secrets."""
+
+    error_type: str
+    reason: str
+
+
+class LoopSpans:
+    """A span for the loop, and one below it for each attempt, which is the current one while it is on."""
+
+    def __init__(self, tracer: Any, parent: Any) -> None:
+        self._tracer, self._parent = tracer, parent
+        self._attempt: Any = None
+        self._token: Any = None
+
+    @classmethod
+    def start(cls, name: str) -> LoopSpans | None:
+        """Begin; None where there is no tracing."""
+        running = _state.runtime
+        sinks = () if running is None else running.sinks
+        sink = next((one for one in sinks if hasattr(one, "tracer")), None)
+        tracer = None if sink is None else sink.tracer()
+        if tracer is None:
+            return None
+        from dltobs._environment import parent_context
+
+        return cls(tracer, tracer.start_span(f"retry {name}", context=parent_context()))
+
+    def begin_attempt(self, number: int) -> None:
+        """Make a span for an attempt the current one."""
+        from opentelemetry import context, trace
+
+        below = trace.set_span_in_context(self._parent)
+        attributes = {"dlt.retry.attempt": number}
+        self._attempt = self._tracer.start_span(f"attempt {number}", context=below, attributes=attributes)
+        self._token = context.attach(trace.set_span_in_context(self._attempt))
+
+    def end_attempt(self, failed: Failed | None) -> None:
+        """Let it be the current one no longer."""
+        from opentelemetry import context
+
+        if self._token is not None:
+            context.detach(self._token)
+            self._token = None
+            _end(self._attempt, failed)
+
+    def end(self, failed: Failed | None, attempts: int) -> None:
+        """End the loop's."""
+        self._parent.set_attribute("dlt.retry.attempts", attempts)
+        _end(self._parent, failed)
+
+
+def _end(span: Any, failed: Failed | None) -> None:
+    from opentelemetry.trace import Status, StatusCode
+
+    if failed is not None:
+        span.set_attribute("error.type", failed.error_type)
+        span.set_status(Status(StatusCode.ERROR, failed.reason))
+    span.end()
