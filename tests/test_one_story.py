@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import contextvars
+import gc
 import threading
 import time
 
@@ -181,6 +182,35 @@ def test_a_run_that_ends_after_its_loop_is_told_at_once(pipeline, configured, se
     is_over.set()
     thread.join()
     assert [event["level"] for event in arrived(sentry)] == ["error"]
+
+
+def test_a_loop_that_was_left_in_the_body_holds_no_other_run_back(pipeline, configured, sentry):
+    """An alert on a run after it is not one of the loop's."""
+    configured()
+    for _ in Retrying(stop=stop_after_attempt(3), **dltobs.tenacity_callbacks()):
+        break
+    shop = pipeline()
+    with contextlib.suppress(PipelineStepFailed):
+        shop.run([{"id": object()}], table_name="orders")
+    assert [event["level"] for event in arrived(sentry)] == ["error"]
+
+
+def test_a_failure_whose_loop_was_left_is_told_when_the_next_run_begins(pipeline, configured, sentry):
+    """By `break` after the block, for example: nobody tries again."""
+    configured()
+
+    def give_up(shop) -> None:
+        for attempt in Retrying(stop=stop_after_attempt(3), **dltobs.tenacity_callbacks()):
+            with attempt:
+                shop.run([{"id": object()}], table_name="orders")
+            break
+
+    give_up(pipeline())
+    gc.collect()
+    assert sentry.events == []
+    pipeline("other").run([{"id": 1}], table_name="orders")
+    (event,) = arrived(sentry)
+    assert (event["level"], event["tags"]["dlt.pipeline.name"]) == ("error", "shop")
 
 
 def test_a_process_that_ends_between_two_attempts_tells_what_it_has(tmp_path, sentry):

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import gc
 import logging
+import signal
 import subprocess
 import sys
 
@@ -13,6 +16,7 @@ from dlt.pipeline.helpers import retry_load
 from opentelemetry import trace
 from tenacity import (
     AsyncRetrying,
+    AttemptManager,
     RetryError,
     Retrying,
     retry,
@@ -30,6 +34,7 @@ import dltobs
 from conftest import SECRET
 from dltobs._attempt_context import current_attempt
 from recording import RecordingSink
+from scripts import run_script
 from servers import attributes_of
 
 
@@ -346,6 +351,123 @@ def test_what_tenacity_itself_decides_is_foreseen(strategies, expected):
     assert foreseen == [expected]
 
 
+def leave_by_exception() -> None:
+    message = "before the block"
+    for attempt in Retrying(**options()):
+        if attempt is not None:
+            raise ZeroDivisionError(message)
+        with attempt:
+            pass
+
+
+def leave_by_break() -> None:
+    for _ in Retrying(**options()):
+        break
+
+
+def leave_asynchronous_by_break() -> None:
+    async def leave() -> None:
+        async for _ in AsyncRetrying(**options()):
+            break
+        assert current_attempt() is None
+        assert trace.get_current_span() is trace.INVALID_SPAN
+
+    asyncio.run(leave())
+
+
+def leave_by_a_callback_of_ones_own() -> None:
+    Retrying(**options(**dltobs.tenacity_callbacks(before=lambda _: 1 / 0)))(lambda: None)
+
+
+@pytest.mark.parametrize(
+    "leave",
+    [leave_by_exception, leave_by_break, leave_asynchronous_by_break, leave_by_a_callback_of_ones_own],
+)
+def test_a_loop_that_is_left_before_its_attempt_leaves_no_trace(pipeline, otlp, leave):
+    """The next run has nothing to do with it."""
+    recording = RecordingSink()
+    dltobs.configure(otlp_endpoint=otlp.url, sinks=[recording])
+    with contextlib.suppress(ZeroDivisionError):
+        leave()
+    assert current_attempt() is None
+    assert trace.get_current_span() is trace.INVALID_SPAN
+    pipeline().run([{"id": 1}], table_name="orders")
+    assert (recording.run.run.attempt, recording.run.run.retry_id) == (None, None)
+    dltobs.shutdown()
+    assert ("run shop", None) in tree(otlp)
+    ids = {span.span_id for span in otlp.spans}
+    assert [span.name for span in otlp.spans if span.parent_span_id and span.parent_span_id not in ids] == []
+
+
+def test_what_is_done_between_two_attempts_is_in_none_of_them():
+    """In the body of the loop, before and after the block."""
+    seen = []
+    for attempt in Retrying(**options()):
+        seen.append(current_attempt())
+        with attempt:
+            seen.append(current_attempt())
+        seen.append(current_attempt())
+    assert [one and one.number for one in seen] == [None, 1, None]
+
+
+@pytest.mark.skipif(not hasattr(AttemptManager, "__aenter__"), reason="this tenacity has it not")
+def test_async_with_begins_an_attempt_too():
+    seen = []
+
+    async def work() -> None:
+        async for attempt in AsyncRetrying(**options()):
+            async with attempt:
+                seen.append(current_attempt())
+
+    asyncio.run(work())
+    assert [one and one.number for one in seen] == [1]
+
+
+def test_a_loop_that_is_left_in_a_pause_ends_when_the_next_run_begins(pipeline, otlp, lines):
+    """Nobody can go on with it then. It is a failure, as its last attempt was."""
+    dltobs.configure(otlp_endpoint=otlp.url)
+
+    def interrupted(_: float) -> None:
+        raise KeyboardInterrupt
+
+    with contextlib.suppress(KeyboardInterrupt):
+        Retrying(**options(sleep=interrupted))(lambda: pipeline().run(flaky(99)()))
+    gc.collect()
+    lines.listen()
+    pipeline().run([{"id": 1}], table_name="orders")
+    assert [message for _, message in lines() if "failed" in message] == []
+    dltobs._state.runtime.deliver()
+    loop = otlp.named("retry <lambda>")
+    assert (attributes_of(loop)["dlt.retry.attempts"], loop.status.code) == (1, 2)
+
+
+def test_shutdown_ends_the_loops_that_are_on(otlp):
+    """The spans of loop and attempt are exported, and nothing stays the current one."""
+    dltobs.configure(otlp_endpoint=otlp.url)
+    Retrying(**options())(dltobs.shutdown)
+    assert trace.get_current_span() is trace.INVALID_SPAN
+    assert tree(otlp) == {("retry shutdown", None), ("attempt 1", "retry shutdown")}
+
+
+def test_a_signal_ends_the_loops_that_are_on(tmp_path, otlp):
+    """So the spans of the run have the parents that they name."""
+    script = """
+    import os, signal, time
+    import dltobs
+    from tenacity import Retrying
+    dltobs.configure()
+    @dlt.resource
+    def slow():
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(30)
+        yield
+    Retrying(**dltobs.tenacity_callbacks(name="load"))(lambda: pipeline().run(slow()))
+    """
+    done = run_script(script, tmp_path, OTEL_EXPORTER_OTLP_ENDPOINT=otlp.url)
+    assert done.returncode == -signal.SIGTERM
+    assert tree(otlp) == {("retry load", None), ("attempt 1", "retry load"), ("run shop", "attempt 1")}
+
+
 def test_without_configure_the_loop_works_as_ever():
     results = iter([ValueError(), None])
 
@@ -364,7 +486,7 @@ def test_a_failure_of_ours_does_not_reach_the_loop(monkeypatch, caplog):
         message = "inside"
         raise AttributeError(message)
 
-    monkeypatch.setattr("dltobs.integrations.retries.LoopSpans.start", fail)
+    monkeypatch.setattr("dltobs.integrations.retries.LoopSpans.prepare", fail)
     dltobs.configure()
     assert Retrying(**options())(lambda: "done") == "done"
     assert any("retries: AttributeError: inside" in record.getMessage() for record in caplog.records)

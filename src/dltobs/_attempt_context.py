@@ -7,10 +7,11 @@ on the events of the runs in it, and `dltobs.sinks.one_story` waits with alerts 
 from __future__ import annotations
 
 import contextlib
+import os
 import threading
 from contextvars import ContextVar
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -38,10 +39,30 @@ class RetryAttempt:
     is_on: bool = True
 
 
+class RetryLoop(Protocol):
+    """A loop that has begun."""
+
+    retry_id: str
+
+    @property
+    def is_left(self) -> bool:
+        """Whether nobody can go on with it any more."""
+
+    def leave(self) -> None:
+        """End it as it is; called from any thread, and again when it is over."""
+
+
+@dataclass(slots=True)
+class _Open:
+    loop: RetryLoop
+    listeners: dict[Any, Listener] = field(default_factory=dict)
+    process: int = field(default_factory=os.getpid)
+
+
 _current: ContextVar[RetryAttempt | None] = ContextVar("dltobs_attempt", default=None)
 _lock = threading.Lock()
-_listeners: dict[str, dict[Any, Listener]] = {}
-"""Of the loops that are on, by their ids."""
+_open: dict[str, _Open] = {}
+"""The loops that are on, by their ids."""
 
 
 def current_attempt() -> RetryAttempt | None:
@@ -57,25 +78,42 @@ def enter(attempt: RetryAttempt) -> None:
     _current.set(attempt)
 
 
-def opened(retry_id: str) -> None:
+def opened(loop: RetryLoop) -> None:
     """A loop begins."""
     with _lock:
-        _listeners[retry_id] = {}
+        _open[loop.retry_id] = _Open(loop)
 
 
 def listen(retry_id: str, key: object, listener: Listener) -> bool:
     """Have `listener` called when the loop is over. False: it is already."""
     with _lock:
-        if retry_id not in _listeners:
+        found = _open.get(retry_id)
+        if found is None:
             return False
-        _listeners[retry_id][key] = listener
+        found.listeners[key] = listener
         return True
 
 
 def over(retry_id: str) -> None:
     """A loop has made its last attempt."""
     with _lock:
-        called = list(_listeners.pop(retry_id, {}).values())
-    for listener in called:
+        found = _open.pop(retry_id, None)
+    for listener in () if found is None else found.listeners.values():
         with contextlib.suppress(Exception):  # it warns itself; the loop is the user's
             listener(retry_id)
+
+
+def end_left() -> None:
+    """End the loops with which nobody can go on: they were left in a pause, or by `break` after a failure."""
+    _end([one.loop for one in list(_open.values()) if one.loop.is_left])
+
+
+def end_all() -> None:
+    """End all loops of this process, which ends."""
+    _end([one.loop for one in list(_open.values()) if one.process == os.getpid()])
+
+
+def _end(loops: list[RetryLoop]) -> None:
+    for loop in loops:
+        with contextlib.suppress(Exception):  # as above
+            loop.leave()

@@ -10,6 +10,7 @@ from itertools import product
 from typing import TYPE_CHECKING, Any
 
 from dltobs import _otel as otel
+from dltobs._attempt_context import end_all as end_retry_loops
 from dltobs._deadline import LONGEST, reserve, run_within
 from dltobs._propagation import LoadThreads
 from dltobs.sinks.metrics import MetricSink
@@ -185,6 +186,7 @@ class Setup:
         """Deliver what is left within `flush_timeout`, then undo `attach()`."""
         self.tracker.detach()
         if self.process == os.getpid():
+            end_retry_loops()
             self._deliver_and_close(self.detach)
             return
         self.deliver_as_child()
@@ -221,7 +223,10 @@ class Setup:
         flush_application = otel.application_flush(timeout)
         application = [] if flush_application is None else [flush_application]
         flushing = timeout * (1 - _CLOSING_SHARE)
-        run_within(flushing, *(_flushing(sink, flushing) for sink in self.sinks), *application)
+        deadline = time.monotonic() + flushing
+        run_within(timeout * _CLOSING_SHARE, end_retry_loops)
+        left = max(deadline - time.monotonic(), 0.0)
+        run_within(left, *(_flushing(sink, left) for sink in self.sinks), *application)
         self._keep_the_rest(max(timeout - flushing, _KEEPING_TIMEOUT))
 
     def _deliver_and_close(self, detach: Callable[[], None] | None = None) -> None:

@@ -13,7 +13,7 @@ from dataclasses import replace
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from dltobs._attempt_context import current_attempt
+from dltobs._attempt_context import current_attempt, end_left
 from dltobs._context import (
     RunContext,
     current_correlation,
@@ -175,6 +175,7 @@ class Tracker:
     def _start_run(self, trace: PipelineTrace, step: str, pipeline: SupportsPipeline) -> None:
         if self._is_closing:
             return
+        end_left()
         labels: Mapping[str, str] = {}
         labels = self._reader.attempt(labels, self._callbacks.before_run)
         run, attempt = replace(run_of(trace, pipeline), surroundings=labels), current_attempt()

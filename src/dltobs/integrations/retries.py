@@ -59,9 +59,13 @@ def tenacity_callbacks(
     """
 
     def begin_attempt(state: RetryCallState) -> None:
-        _guarded(lambda: _loop_of(state, name).begin_attempt(state))
+        _guarded(lambda: _loop_of(state, name).begin_round(state))
         if before is not None:
-            before(state)
+            try:
+                before(state)
+            except BaseException:
+                _guarded(lambda: _loop_of(state, name).is_over(state))
+                raise
 
     def before_pause(state: RetryCallState) -> None:
         _guarded(lambda: _loop_of(state, name).pause(state))
@@ -91,28 +95,35 @@ def _loop_of(state: RetryCallState, name: str | None) -> _Loop:
 
 
 class _Loop:
-    """One retry loop from its first attempt to its last."""
+    """One retry loop from its first attempt to its last.
+
+    It does not hold tenacity's state, nor an exception, by which it could see that nobody else does.
+    """
 
     def __init__(self, state: RetryCallState, name: str | None) -> None:
         function = getattr(state, "fn", None)
         self._name = name or getattr(function, "__name__", None) or "retry"
-        self._id = secrets.token_hex(16)
-        self._spans = LoopSpans.start(self._name)
+        self.retry_id = secrets.token_hex(16)
+        self._state = weakref.ref(state)
+        self._spans = LoopSpans.prepare(self._name)
         self._attempt: RetryAttempt | None = None
+        self._failed: Failed | None = None
         self._is_over = False
-        opened(self._id)
+        opened(self)
 
-    def begin_attempt(self, state: RetryCallState) -> None:
-        number, reference = state.attempt_number, weakref.ref(state)
+    @property
+    def is_left(self) -> bool:
+        """Whether tenacity's state of the loop is gone."""
+        return self._state() is None
 
-        def foresee(error: BaseException) -> bool | None:
-            living = reference()
-            return None if living is None else would_retry(living, error)
+    def begin_round(self, state: RetryCallState) -> None:
+        """tenacity is about to call the function, or to give out what `with attempt:` is made of."""
+        if state.fn is not None:
+            self._begin_attempt(state)
 
-        self._attempt = RetryAttempt(self._id, number, will_retry=foresee, outer=current_attempt())
-        enter(self._attempt)
-        if self._spans is not None:
-            self._spans.begin_attempt(number)
+    def block_entered(self, state: RetryCallState) -> None:
+        """Begin an attempt in a loop without a function."""
+        _guarded(lambda: self._begin_attempt(state))
 
     def attempt_ended(self, state: RetryCallState) -> None:
         """End the attempt; the loop, too, if it is known already that it does not go on."""
@@ -121,6 +132,10 @@ class _Loop:
     def is_over(self, state: RetryCallState) -> None:
         """End the loop."""
         _guarded(lambda: self._end(state))
+
+    def leave(self) -> None:
+        """End the loop without a word: nobody has decided that it is over."""
+        _guarded(self._close)
 
     def pause(self, state: RetryCallState) -> None:
         """The line between two attempts."""
@@ -135,31 +150,57 @@ class _Loop:
             **_fields(failed),
         )
 
-    def _end_attempt(self, state: RetryCallState) -> None:
-        if self._attempt is not None:
-            self._attempt.is_on = False
+    def _begin_attempt(self, state: RetryCallState) -> None:
+        if self._is_over:
+            return
+        self._failed = None
+        self._attempt = RetryAttempt(
+            self.retry_id, state.attempt_number, will_retry=self._foresee, outer=current_attempt()
+        )
+        enter(self._attempt)
         if self._spans is not None:
-            self._spans.end_attempt(_failure_of(state))
+            self._spans.begin_attempt(state.attempt_number)
+
+    def _foresee(self, error: BaseException) -> bool | None:
+        state = self._state()
+        return None if state is None else would_retry(state, error)
+
+    def _end_attempt(self, state: RetryCallState) -> None:
+        self._failed = _failure_of(state)
+        self._leave_attempt()
         if will_retry(state) is False:
             self._end(state)
 
+    def _leave_attempt(self) -> None:
+        if self._attempt is not None:
+            self._attempt.is_on = False
+        if self._spans is not None:
+            self._spans.end_attempt(self._failed)
+
     def _end(self, state: RetryCallState) -> None:
+        if state.outcome is None:  # a callback of the user's has raised
+            self._leave_attempt()
+        elif not self._is_over:
+            self._tell_end(state.attempt_number)
+        self._close()
+
+    def _tell_end(self, number: int) -> None:
+        if self._failed is not None:
+            tries = f"{number} attempt{'' if number == 1 else 's'}"
+            message = f"{self._name} failed after {tries}: {self._failed.reason}"
+            _log(logging.ERROR, message, attempt=number, **_fields(self._failed))
+        elif number > 1:
+            _log(logging.INFO, f"Attempt {number} of {self._name} succeeded", attempt=number)
+
+    def _close(self) -> None:
         if self._is_over:
             return
         self._is_over = True
-        number, failed = state.attempt_number, _failure_of(state)
-        if self._spans is not None:
-            self._spans.end(failed, number)
-        self._tell_end(number, failed)
-        over(self._id)
-
-    def _tell_end(self, number: int, failed: Failed | None) -> None:
-        if failed is not None:
-            tries = f"{number} attempt{'' if number == 1 else 's'}"
-            message = f"{self._name} failed after {tries}: {failed.reason}"
-            _log(logging.ERROR, message, attempt=number, **_fields(failed))
-        elif number > 1:
-            _log(logging.INFO, f"Attempt {number} of {self._name} succeeded", attempt=number)
+        if self._attempt is not None:
+            self._attempt.is_on = False
+            if self._spans is not None:
+                self._spans.end(self._failed, self._attempt.number)
+        over(self.retry_id)
 
 
 def _failure_of(state: RetryCallState) -> Failed | None:

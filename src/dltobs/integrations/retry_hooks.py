@@ -1,11 +1,13 @@
-"""Hears from tenacity what it calls nobody for: that an attempt has ended, and that a loop is over.
+"""Hears from tenacity what it calls nobody for: that an attempt begins or has ended, and that a loop is over.
 
-It is done on the objects of one loop; nothing of tenacity is imported.
+Nothing of tenacity is imported: its classes are those of the objects that it gives us.
 """
 
 from __future__ import annotations
 
+import functools
 import inspect
+import sys
 import weakref
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -17,6 +19,9 @@ _LISTENER = "_dltobs_loop"
 
 class Listener(Protocol):
     """What is told; it does not raise."""
+
+    def block_entered(self, state: RetryCallState) -> None:
+        """The block `with attempt:` of a loop without a function begins."""
 
     def attempt_ended(self, state: RetryCallState) -> None:
         """The attempt has got its outcome."""
@@ -49,6 +54,33 @@ def listen(state: RetryCallState, listener: Listener) -> None:
 
     vars(state).update({_LISTENER: listener, "set_result": set_result, "set_exception": set_exception})
     vars(state.retry_object).setdefault("iter", _iter)
+    if state.fn is None:
+        _hear_blocks(kind)
+
+
+def _hear_blocks(kind: Any) -> None:
+    """Have tenacity's `with attempt:` tell when it is entered.
+
+    `before` is called when the loop goes on to its next round, which may never come to that block. What it
+    gives out then knows of no loop but by the state in it, and Python looks for `__enter__` in the class.
+    """
+    manager = sys.modules[kind.__module__].AttemptManager
+    for name in ("__enter__", "__aenter__"):
+        original = vars(manager).get(name)  # only newer versions have the second
+        if original is not None and not hasattr(original, _LISTENER):
+            setattr(manager, name, _telling(original))
+
+
+def _telling(original: Any) -> Any:
+    @functools.wraps(original)
+    def enter(manager: Any) -> Any:
+        listener = listener_of(manager.retry_state)
+        if listener is not None:
+            listener.block_entered(manager.retry_state)
+        return original(manager)
+
+    setattr(enter, _LISTENER, None)
+    return enter
 
 
 def _iter(retry_state: RetryCallState) -> Any:

@@ -17,46 +17,58 @@ class Failed(NamedTuple):
 class LoopSpans:
     """A span for the loop, and one below it for each attempt, which is the current one while it is on."""
 
-    def __init__(self, tracer: Any, parent: Any) -> None:
-        self._tracer, self._parent = tracer, parent
+    def __init__(self, tracer: Any, name: str, context: Any) -> None:
+        self._tracer, self._name, self._context = tracer, name, context
+        self._parent: Any = None
         self._attempt: Any = None
         self._token: Any = None
 
     @classmethod
-    def start(cls, name: str) -> LoopSpans | None:
-        """Begin; None where there is no tracing."""
+    def prepare(cls, name: str) -> LoopSpans | None:
+        """For a loop that begins in the current context; None where there is no tracing."""
         running = _state.runtime
         sinks = () if running is None else running.sinks
         sink = next((one for one in sinks if hasattr(one, "tracer")), None)
         tracer = None if sink is None else sink.tracer()
         if tracer is None:
             return None
+        from opentelemetry import context
+
         from dltobs._environment import parent_context
 
-        return cls(tracer, tracer.start_span(f"retry {name}", context=parent_context()))
+        return cls(tracer, f"retry {name}", parent_context() or context.get_current())
 
     def begin_attempt(self, number: int) -> None:
         """Make a span for an attempt the current one."""
         from opentelemetry import context, trace
 
+        if self._parent is None:
+            self._parent = self._tracer.start_span(self._name, context=self._context)
         below = trace.set_span_in_context(self._parent)
         attributes = {"dlt.retry.attempt": number}
         self._attempt = self._tracer.start_span(f"attempt {number}", context=below, attributes=attributes)
         self._token = context.attach(trace.set_span_in_context(self._attempt))
 
     def end_attempt(self, failed: Failed | None) -> None:
-        """Let it be the current one no longer."""
+        """Let it be the current one no longer; called where it began."""
         from opentelemetry import context
 
         if self._token is not None:
             context.detach(self._token)
             self._token = None
-            _end(self._attempt, failed)
+        self._end_attempt(failed)
 
     def end(self, failed: Failed | None, attempts: int) -> None:
-        """End the loop's."""
-        self._parent.set_attribute("dlt.retry.attempts", attempts)
-        _end(self._parent, failed)
+        """End the loop's, and that of an attempt that is on."""
+        self._end_attempt(None)
+        if self._parent is not None:
+            self._parent.set_attribute("dlt.retry.attempts", attempts)
+            _end(self._parent, failed)
+
+    def _end_attempt(self, failed: Failed | None) -> None:
+        span, self._attempt = self._attempt, None
+        if span is not None:
+            _end(span, failed)
 
 
 def _end(span: Any, failed: Failed | None) -> None:
