@@ -11,9 +11,10 @@ import time
 import dlt
 import pytest
 from dlt.pipeline.exceptions import PipelineStepFailed
-from tenacity import Retrying, stop_after_attempt, wait_none
+from tenacity import RetryError, Retrying, stop_after_attempt, wait_none
 
 import dltobs
+from recording import RecordingSink
 from scripts import run_script
 
 
@@ -211,6 +212,74 @@ def test_a_failure_whose_loop_was_left_is_told_when_the_next_run_begins(pipeline
     pipeline("other").run([{"id": 1}], table_name="orders")
     (event,) = arrived(sentry)
     assert (event["level"], event["tags"]["dlt.pipeline.name"]) == ("error", "shop")
+
+
+def nested(shop, succeed_at: int, inner: dict, outer: dict) -> None:
+    """Two attempts in each of two; `inner` and `outer` are what these loops have besides."""
+    asked = iter(range(1, 100))
+
+    @dlt.resource(name="orders")
+    def orders():
+        number = next(asked)
+        if number < succeed_at:
+            message = f"reset by peer {number}"
+            raise ConnectionError(message)
+        yield {"id": 1}
+
+    common = {"stop": stop_after_attempt(2), "wait": wait_none(), **dltobs.tenacity_callbacks()}
+    within = Retrying(**common, **inner)
+    Retrying(**common, **outer)(lambda: within(lambda: shop.run(orders())))
+
+
+@pytest.mark.parametrize(("inner", "foreseen"), [({"reraise": True}, True), ({}, None)])
+def test_loops_in_loops_are_one_story(pipeline, configured, sentry, slack, inner, foreseen):
+    """The outermost one's: what the inner one has given up goes on. Without reraise it is not known beforehand."""
+    recording = RecordingSink()
+    configured(sinks=[recording])
+    nested(pipeline(), 4, inner, {})
+    dltobs.shutdown()
+    (event,) = sentry.events
+    assert (event["level"], event["tags"]["dlt.attempt"]) == ("warning", "4")
+    assert [one["attempt"] for one in event["contexts"]["dlt"]["earlier_attempts"]] == [1, 2, 3]
+    assert titles(slack) == ["🟡 shop: ok at attempt 4"]
+    assert [(one.run.attempt, one.will_retry) for one in recording.runs] == [
+        (1, True),
+        (2, foreseen),
+        (3, True),
+        (4, False),
+    ]
+    assert len({one.run.retry_id for one in recording.runs}) == 1
+
+
+@pytest.mark.parametrize("options", [{"reraise": True}, {}])
+def test_loops_in_loops_that_fail_for_good_are_one_failure(pipeline, configured, sentry, slack, options):
+    recording = RecordingSink()
+    configured(sinks=[recording])
+    with pytest.raises((PipelineStepFailed, RetryError)):
+        nested(pipeline(), 99, options, options)
+    assert recording.runs[-1].will_retry is False
+    dltobs.shutdown()
+    assert [(event["level"], event["tags"]["dlt.attempt"]) for event in sentry.events] == [("error", "4")]
+    assert titles(slack) == ["🔴 shop: extract failed after 4 attempts"]
+
+
+def test_a_failure_in_an_inner_loop_that_the_outer_attempt_outlives_is_told(pipeline, configured, sentry):
+    """And a pipeline beside it counts its own attempts."""
+    configured()
+    shop, other = pipeline(), pipeline("other")
+
+    def work() -> None:
+        with contextlib.suppress(PipelineStepFailed):
+            load(shop, 99)
+        load(other, 2)
+
+    Retrying(**dltobs.tenacity_callbacks())(work)
+    dltobs.shutdown()
+    told = {event["tags"]["dlt.pipeline.name"]: event for event in sentry.events}
+    assert {name: (event["level"], event["tags"]["dlt.attempt"]) for name, event in told.items()} == {
+        "shop": ("error", "3"),
+        "other": ("warning", "2"),
+    }
 
 
 def test_a_process_that_ends_between_two_attempts_tells_what_it_has(tmp_path, sentry):

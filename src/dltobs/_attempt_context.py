@@ -25,24 +25,74 @@ class RetryAttempt:
     """One attempt of a loop.
 
     Attributes:
-        retry_id: Of the loop, 32 hex digits.
+        loop: The loop.
         number: From 1.
-        will_retry: Whether another one would follow if it ended with this exception; None if nobody knows.
         outer: The attempt of another loop in which this one is made.
         is_on: Whether it has not ended yet.
     """
 
-    retry_id: str
+    loop: RetryLoop
     number: int
-    will_retry: Callable[[BaseException], bool | None]
     outer: RetryAttempt | None = None
     is_on: bool = True
 
+    @property
+    def retry_id(self) -> str:
+        """The loop's."""
+        return self.loop.retry_id
+
+    @property
+    def story_id(self) -> str:
+        """That of the outermost loop that is on: whatever is tried in loops in it is one story."""
+        return self._chain[-1].retry_id
+
+    def count(self, pipeline: str) -> int:
+        """Which attempt it is in that story for a pipeline that runs in it, from 1."""
+        chain = self._chain
+        tried = chain[-1].loop.tried
+        count, last = tried.get(pipeline, (0, None))
+        if last is not self:
+            count += 1
+            tried[pipeline] = count, self
+        return max(count, *(one.number for one in chain))
+
+    def will_retry(self, error: BaseException | None) -> bool | None:
+        """Whether another one would follow, of this loop or of one around it, if this exception ended it.
+
+        None if nobody knows. No exception is one that nobody knows.
+        """
+        answer = self.loop.would_retry(error)
+        outer = self._chain[1:2]
+        if answer is not False or not outer:
+            return answer
+        return outer[0].will_retry(error if self.loop.reraises else None)
+
+    @property
+    def _chain(self) -> list[RetryAttempt]:
+        """This one and those around it that are on."""
+        chain, outer = [self], self.outer
+        while outer is not None:
+            if outer.is_on:
+                chain.append(outer)
+            outer = outer.outer
+        return chain
+
 
 class RetryLoop(Protocol):
-    """A loop that has begun."""
+    """A loop that has begun.
+
+    Attributes:
+        retry_id: 32 hex digits.
+        reraises: Whether its caller gets the exception of the last attempt itself.
+        tried: How often each pipeline was tried in it and the loops inside, and the attempt of the last time.
+    """
 
     retry_id: str
+    reraises: bool
+    tried: dict[str, tuple[int, RetryAttempt]]
+
+    def would_retry(self, error: BaseException | None) -> bool | None:
+        """Whether it would go on if this exception ended its attempt; as of `RetryAttempt.will_retry`."""
 
     @property
     def is_left(self) -> bool:

@@ -29,7 +29,8 @@ class Run:
     the pipeline has none. `working_dir` is the folder in which dlt keeps the pipeline's state and packages.
     `surroundings` are names and ids of what the run happens in, such as `prefect.flow.name`.
     `attempt` counts from 1 the attempts of the retry loop in which the run is made (`tenacity_callbacks()`),
-    `retry_id` is the loop's, 32 hex digits; outside of one they are None.
+    `retry_id` is the loop's, 32 hex digits; outside of one they are None. Loops in loops are one: the
+    outermost has the id, and each attempt at the pipeline in any of them counts.
     """
 
     pipeline: str = field(metadata=KEEP)

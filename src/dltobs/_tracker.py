@@ -180,7 +180,7 @@ class Tracker:
         labels = self._reader.attempt(labels, self._callbacks.before_run)
         run, attempt = replace(run_of(trace, pipeline), surroundings=labels), current_attempt()
         if attempt is not None:
-            run = replace(run, attempt=attempt.number, retry_id=attempt.retry_id)
+            run = replace(run, attempt=attempt.count(run.pipeline), retry_id=attempt.story_id)
         remember(run.transaction_id, labels)
         token = current_run.set(RunContext(run.pipeline, step, run.transaction_id))
         state = OpenRun(run, trace.started_at, token, sys.exc_info()[1], attempt)

@@ -109,6 +109,9 @@ class _Loop:
         self._attempt: RetryAttempt | None = None
         self._failed: Failed | None = None
         self._is_over = False
+        self._outer = current_attempt()
+        self.reraises = bool(state.retry_object.reraise) and state.retry_object.retry_error_callback is None
+        self.tried: dict[str, tuple[int, RetryAttempt]] = {}
         opened(self)
 
     @property
@@ -137,6 +140,11 @@ class _Loop:
         """End the loop without a word: nobody has decided that it is over."""
         _guarded(self._close)
 
+    def would_retry(self, error: BaseException | None) -> bool | None:
+        """Whether tenacity would go on if this exception, or one that nobody knows, ended the attempt."""
+        state = self._state()
+        return None if state is None else would_retry(state, error)
+
     def pause(self, state: RetryCallState) -> None:
         """The line between two attempts."""
         wait = 0.0 if state.next_action is None else state.next_action.sleep
@@ -154,16 +162,10 @@ class _Loop:
         if self._is_over:
             return
         self._failed = None
-        self._attempt = RetryAttempt(
-            self.retry_id, state.attempt_number, will_retry=self._foresee, outer=current_attempt()
-        )
+        self._attempt = RetryAttempt(self, state.attempt_number, self._outer)
         enter(self._attempt)
         if self._spans is not None:
             self._spans.begin_attempt(state.attempt_number)
-
-    def _foresee(self, error: BaseException) -> bool | None:
-        state = self._state()
-        return None if state is None else would_retry(state, error)
 
     def _end_attempt(self, state: RetryCallState) -> None:
         self._failed = _failure_of(state)

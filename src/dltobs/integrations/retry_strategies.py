@@ -27,23 +27,25 @@ _PURE_PREDICATES = "dlt.pipeline.helpers"
 
 def will_retry(state: RetryCallState) -> bool | None:
     """Whether the loop goes on after the outcome in `state`; None if only tenacity can know."""
-    loop = state.retry_object
-    is_wanted = _is_explicit(state) or _answer(loop.retry, state)
-    if is_wanted is False:
-        return False
-    is_over = _answer(loop.stop, state)
-    if is_over:
-        return False
-    return True if is_wanted and is_over is False else None
+    is_wanted = _is_explicit(state) or _answer(state.retry_object.retry, state)
+    return False if is_wanted is False else _unless_over(state, is_wanted)
 
 
-def would_retry(state: RetryCallState, error: BaseException) -> bool | None:
-    """The same, if the attempt ended with this exception."""
+def would_retry(state: RetryCallState, error: BaseException | None) -> bool | None:
+    """The same, if the attempt ended with this exception, or with one that nobody knows."""
     probe = copy.copy(state)
     for name in ("set_exception", "set_result"):
         vars(probe).pop(name, None)  # what watches the loop
-    probe.set_exception((type(error), error, error.__traceback__))
-    return will_retry(probe)
+    raised = Exception() if error is None else error
+    probe.set_exception((type(raised), raised, raised.__traceback__))
+    return will_retry(probe) if error is not None else _unless_over(probe, None)
+
+
+def _unless_over(state: RetryCallState, is_wanted: bool | None) -> bool | None:  # noqa: FBT001 - an answer
+    is_over = _answer(state.retry_object.stop, state)
+    if is_over:
+        return False
+    return True if is_wanted and is_over is False else None
 
 
 def _is_explicit(state: RetryCallState) -> bool:
