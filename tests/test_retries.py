@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
+import json
 import logging
 import signal
 import subprocess
@@ -12,6 +13,7 @@ import sys
 
 import dlt
 import pytest
+from dlt.pipeline.exceptions import PipelineStepFailed
 from dlt.pipeline.helpers import retry_load
 from opentelemetry import trace
 from tenacity import (
@@ -163,6 +165,22 @@ def test_each_attempt_has_a_line_with_the_wait_and_the_reason(pipeline, lines, c
     ]
     (first, *_) = [record for record in caplog.records if "Attempt 1" in record.getMessage()]
     assert (first.attempt, first.wait, first.error_type) == (1, 0.01, "ConnectionError")
+
+
+@pytest.mark.parametrize("succeed_at", [3, 99])
+def test_the_lines_are_in_the_trace_of_the_loop(pipeline, otlp, tmp_path, succeed_at):
+    """Those on an attempt bear the id of its span, that on the end of a failed loop the loop's."""
+    dltobs.configure(otlp_endpoint=otlp.url, log_level="INFO", log_file="log.jsonl")
+    orders = flaky(succeed_at)
+    with contextlib.suppress(PipelineStepFailed):
+        Retrying(**options())(lambda: pipeline().run(orders()))
+    dltobs.shutdown()
+    found = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    told = [line for line in found if line["file"] == "retries.py"]
+    names = {span.span_id.hex(): span.name for span in otlp.spans}
+    last = "attempt 3" if succeed_at == 3 else "retry <lambda>"
+    assert [names[line["span_id"]] for line in told] == ["attempt 1", "attempt 2", last]
+    assert {line["trace_id"] for line in told} == {span.trace_id.hex() for span in otlp.spans}
 
 
 def test_events_tell_the_attempt_and_whether_another_one_follows(pipeline):

@@ -5,6 +5,7 @@ Nothing of tenacity is imported: its callbacks get what they need.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import secrets
 import weakref
@@ -150,12 +151,12 @@ class _Loop:
         wait = 0.0 if state.next_action is None else state.next_action.sleep
         failed = _failure_of(state)
         because = "gave a result that is not wanted" if failed is None else f"failed: {failed.reason}"
-        _log(
+        self._log(
             logging.WARNING,
             f"Attempt {state.attempt_number} of {self._name} {because}; next in {wait:.1f} s",
+            failed,
             attempt=state.attempt_number,
             wait=round(wait, 3),
-            **_fields(failed),
         )
 
     def _begin_attempt(self, state: RetryCallState) -> None:
@@ -190,9 +191,27 @@ class _Loop:
         if self._failed is not None:
             tries = f"{number} attempt{'' if number == 1 else 's'}"
             message = f"{self._name} failed after {tries}: {self._failed.reason}"
-            _log(logging.ERROR, message, attempt=number, **_fields(self._failed))
+            self._log(logging.ERROR, message, self._failed, of_loop=True, attempt=number)
         elif number > 1:
-            _log(logging.INFO, f"Attempt {number} of {self._name} succeeded", attempt=number)
+            self._log(logging.INFO, f"Attempt {number} of {self._name} succeeded", attempt=number)
+
+    def _log(
+        self,
+        level: int,
+        message: str,
+        failed: Failed | None = None,
+        *,
+        of_loop: bool = False,
+        **fields: float,
+    ) -> None:
+        from dlt.common import logger as dlts
+
+        # the module answers any attribute; before dlt has made its logger there is none
+        logger: logging.Logger = vars(dlts).get("LOGGER") or logging.getLogger("dltobs")
+        reason: dict[str, Any] = {} if failed is None else failed._asdict()
+        spans = self._spans
+        with contextlib.nullcontext() if spans is None else spans.inside(of_loop=of_loop):
+            logger.log(level, "%s", message, extra=fields | reason)
 
     def _close(self) -> None:
         if self._is_over:
@@ -211,10 +230,6 @@ def _failure_of(state: RetryCallState) -> Failed | None:
     return None if error is None else Failed(type_name(type(root_cause(error))), _reason(error))
 
 
-def _fields(failed: Failed | None) -> dict[str, str]:
-    return {} if failed is None else failed._asdict()
-
-
 def _reason(error: BaseException) -> str:
     """Type and message of the root cause in one line, without secrets."""
     cause = root_cause(error)
@@ -223,11 +238,3 @@ def _reason(error: BaseException) -> str:
         return _state.current_redactor().text(text)[:_MAX_REASON]
     except Exception:  # noqa: BLE001 - better no reason than a secret
         return WITHHELD
-
-
-def _log(level: int, message: str, **fields: Any) -> None:
-    from dlt.common import logger as dlts
-
-    # the module answers any attribute; before dlt has made its logger there is none
-    logger: logging.Logger = vars(dlts).get("LOGGER") or logging.getLogger("dltobs")
-    logger.log(level, "%s", message, extra=fields)

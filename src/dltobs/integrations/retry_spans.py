@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+import contextlib
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from dltobs import _state
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 
 class Failed(NamedTuple):
@@ -65,10 +69,21 @@ class LoopSpans:
             self._parent.set_attribute("dlt.retry.attempts", attempts)
             _end(self._parent, failed)
 
+    @contextlib.contextmanager
+    def inside(self, *, of_loop: bool) -> Iterator[None]:
+        """Give what is logged here the ids of the loop, or of its last attempt, whose span may have ended."""
+        from opentelemetry import context, trace
+
+        span = self._parent if of_loop else self._attempt
+        token = context.attach(trace.set_span_in_context(span))
+        try:
+            yield
+        finally:
+            context.detach(token)
+
     def _end_attempt(self, failed: Failed | None) -> None:
-        span, self._attempt = self._attempt, None
-        if span is not None:
-            _end(span, failed)
+        if self._attempt is not None and self._attempt.is_recording():
+            _end(self._attempt, failed)
 
 
 def _end(span: Any, failed: Failed | None) -> None:
