@@ -146,9 +146,9 @@ def test_a_loop_that_nobody_can_foresee_is_told_when_tenacity_ends_it(
     configured()
     told: list[int] = []
 
-    def stop(state) -> bool:
+    def stop(retry_state) -> bool:
         told.append(dltobs._state.runtime.deliveries["sentry"].pending + len(sentry.events))
-        return state.attempt_number == 2
+        return retry_state.attempt_number == 2
 
     with contextlib.suppress(PipelineStepFailed):
         load(pipeline(), succeed_at, stop=stop)

@@ -13,6 +13,7 @@ import sys
 
 import dlt
 import pytest
+import tenacity
 from dlt.pipeline.exceptions import PipelineStepFailed
 from dlt.pipeline.helpers import retry_load
 from opentelemetry import trace
@@ -21,6 +22,7 @@ from tenacity import (
     AttemptManager,
     RetryError,
     Retrying,
+    before_nothing,
     retry,
     retry_if_exception,
     retry_if_exception_type,
@@ -280,11 +282,11 @@ class Strategies:
         self.tries = tries
         self.asked = {"retry": 0, "wait": 0, "stop": 0}
 
-    def stop(self, state) -> bool:
+    def stop(self, retry_state) -> bool:
         self.asked["stop"] += 1
         return self.asked["stop"] >= self.tries
 
-    def wait(self, state) -> float:
+    def wait(self, retry_state) -> float:
         self.asked["wait"] += 1
         return 0.0
 
@@ -300,10 +302,12 @@ def test_strategies_are_asked_by_tenacity_alone(pipeline):
     """One that keeps a budget of tries gives as many as without us."""
     recording = RecordingSink()
     dltobs.configure(sinks=[recording])
-    strategies = Strategies(5)
+    strategies, unwatched = Strategies(5), Strategies(5)
     with pytest.raises(Exception, match="reset by peer"):
         Retrying(**strategies.options())(lambda: pipeline().run(flaky(99)()))
-    assert strategies.asked == {"retry": 5, "wait": 5, "stop": 5}
+    with pytest.raises(ZeroDivisionError):
+        Retrying(**unwatched.options() | {"before": before_nothing, "before_sleep": None})(lambda: 1 / 0)
+    assert strategies.asked == unwatched.asked
     assert [(run.run.attempt, run.will_retry) for run in recording.runs] == [
         (number, None) for number in (1, 2, 3, 4, 5)
     ]
@@ -321,15 +325,16 @@ def test_the_end_of_such_a_loop_is_heard_all_the_same(otlp, lines):
     assert (attributes_of(loop)["dlt.retry.attempts"], loop.status.code) == (2, 2)
 
 
+@pytest.mark.skipif(not hasattr(tenacity, "asyncio"), reason="this tenacity has none")
 def test_asynchronous_strategies_are_waited_for_by_tenacity(lines):
     dltobs.configure()
     lines.listen()
     asked = []
 
-    async def stop(state) -> bool:
-        asked.append(state.attempt_number)
+    async def stop(retry_state) -> bool:
+        asked.append(retry_state.attempt_number)
         await asyncio.sleep(0)
-        return state.attempt_number == 2
+        return retry_state.attempt_number == 2
 
     async def fail() -> None:
         raise ZeroDivisionError
