@@ -36,6 +36,7 @@ from tenacity import (
 
 import dltobs
 from conftest import SECRET
+from dltobs import _attempt_context
 from dltobs._attempt_context import current_attempt
 from recording import RecordingSink
 from scripts import run_script
@@ -462,6 +463,15 @@ def test_a_loop_that_is_left_in_a_pause_ends_when_the_next_run_begins(pipeline, 
     dltobs._state.runtime.deliver()
     loop = otlp.named("retry <lambda>")
     assert (attributes_of(loop)["dlt.retry.attempts"], loop.status.code) == (1, 2)
+
+
+def test_loops_that_were_left_do_not_pile_up():
+    """Nor without configure()."""
+    for _ in range(50):
+        leave_by_break()
+    gc.collect()
+    Retrying(**options())(lambda: None)
+    assert not _attempt_context._open
 
 
 def test_shutdown_ends_the_loops_that_are_on(otlp):

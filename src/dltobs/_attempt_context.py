@@ -130,6 +130,7 @@ def enter(attempt: RetryAttempt) -> None:
 
 def opened(loop: RetryLoop) -> None:
     """A loop begins."""
+    end_left()
     with _lock:
         _open[loop.retry_id] = _Open(loop)
 
