@@ -425,6 +425,62 @@ def test_without_a_spool_or_a_way_from_it_nothing_is_kept(delivery, spooling):
     assert delivery.status == BackendStatus(0, 1, "over")
 
 
+def test_sums_that_fail_again_take_the_place_of_those_before(delivery, spooling):
+    """An export of events adds to what is lost; one of sums contains what was."""
+    for count in (3, 5):
+        turn = delivery.replacing(count)
+        assert delivery.pending == count
+        delivery.dropped(count, "HTTP 500", turn)
+        turn = spooling.replacing(count)
+        spooling.kept(count, "HTTP 500", turn)
+    assert delivery.status == BackendStatus(dropped=5, last_error="HTTP 500")
+    assert spooling.status == BackendStatus(spooled=5, last_error="HTTP 500")
+    assert not delivery.everything_delivered()
+    spooling.delivered(6, spooling.replacing(6))
+    delivery.delivered(6, delivery.replacing(6))
+    assert spooling.status == delivery.status == BackendStatus(6)
+    assert delivery.everything_delivered()
+
+
+def test_sums_in_the_spool_stay_there_while_later_ones_are_lost(spooling):
+    spooling.kept(3, "HTTP 500", spooling.replacing(3))
+    for count in (4, 5):
+        spooling.dropped(count, "HTTP 404", spooling.replacing(count))
+    assert spooling.status == BackendStatus(0, 5, "HTTP 404", spooled=3)
+    assert spooling.pending == 0
+    spooling.kept(6, "HTTP 500", spooling.replacing(6))
+    assert spooling.status == BackendStatus(0, 0, "HTTP 500", spooled=6)
+
+
+def test_sums_that_later_ones_contain_count_only_if_they_are_delivered(delivery):
+    first, second = delivery.replacing(3), delivery.replacing(5)
+    assert delivery.pending == 5
+    delivery.kept(3, "late", first)
+    delivery.dropped(3, "late", first)
+    assert delivery.status == BackendStatus()
+    delivery.delivered(3, first)
+    assert (delivery.status, delivery.pending) == (BackendStatus(3), 5)
+    delivery.dropped(5, "HTTP 500", second)
+    assert (delivery.status, delivery.pending) == (BackendStatus(3, 5, "HTTP 500"), 0)
+
+
+def test_sums_that_are_pending_in_the_end_take_the_place_of_those_before(spooling):
+    spooling.route = replace(spooling.route, rescue=lambda: 5)
+    spooling.kept(3, "HTTP 500", spooling.replacing(3))
+    spooling.replacing(5)
+    spooling.abandon("over")
+    assert spooling.status == BackendStatus(last_error="over", spooled=5)
+
+
+def test_what_other_processes_and_earlier_runs_have_lost_is_in_no_sum(delivery):
+    delivery.absorb(1, 2, 3, "HTTP 500")
+    delivery.lost_from_spool(4, "removed")
+    delivery.dropped(5, "HTTP 500", delivery.replacing(5))
+    delivery.delivered(6, delivery.replacing(6))
+    assert delivery.status == BackendStatus(7, 6, "HTTP 500", spooled=3)
+    assert delivery.pending == 0
+
+
 def test_the_counters_are_exact_under_threads(delivery):
     """What is delivered and lost adds up to what was submitted."""
 

@@ -447,6 +447,13 @@ def warnings(caplog):
     return lambda: [record.getMessage() for record in caplog.records if record.levelno >= 30]
 
 
+def wait_for(condition, seconds=20):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "it did not happen"
+        time.sleep(0.02)
+
+
 def closed_port():
     with socket.create_server(("127.0.0.1", 0)) as listener:
         return listener.getsockname()[1]
@@ -486,6 +493,85 @@ def test_what_a_back_end_that_hangs_has_not_answered_is_kept_at_the_deadline(otl
     assert (status.delivered, status.last_error) == (0, "not sent before the deadline")
     assert status.spooled > 5
     assert len(warnings()) == 1
+
+
+@pytest.fixture
+def points_of_a_run(pipeline):
+    """How many points one run makes, as a back end has counted that takes them."""
+    server = OtlpServer()
+    dltobs.configure(otlp_endpoint=server.url, tracing="off")
+    run_once(pipeline, "counted")
+    dltobs.shutdown()
+    server.close()
+    return len(server.points)
+
+
+@pytest.mark.parametrize("interval", ["60000", "300"])
+@pytest.mark.parametrize(
+    ("settings", "end"), [({}, "spooled"), ({"spool_max_bytes": 0}, "dropped")], ids=["spool", "no spool"]
+)
+def test_sums_that_are_exported_in_vain_again_and_again_are_counted_once(
+    monkeypatch, pipeline, points_of_a_run, interval, settings, end
+):
+    """By the reader, by the flush, at the end: each export contains the one before."""
+    monkeypatch.setenv("OTEL_METRIC_EXPORT_INTERVAL", interval)
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_TIMEOUT", "1")
+    dltobs.configure(
+        otlp_endpoint=f"http://127.0.0.1:{closed_port()}", tracing="off", flush_timeout=0.5, **settings
+    )
+    run_once(pipeline)
+    if interval == "300":
+        time.sleep(2)
+    dltobs.shutdown()
+    expected = BackendStatus(last_error="connection refused", **{end: points_of_a_run})
+    assert dltobs.status()["otlp_metrics"] == expected
+
+
+@pytest.mark.parametrize(
+    ("settings", "end"), [({}, "spooled"), ({"spool_max_bytes": 0}, "dropped")], ids=["spool", "no spool"]
+)
+def test_the_points_of_an_export_that_hangs_are_counted_with_those_that_came_since(
+    monkeypatch, otlp, pipeline, points_of_a_run, settings, end
+):
+    monkeypatch.setenv("OTEL_METRIC_EXPORT_INTERVAL", "100")
+    otlp.delay = 30
+    dltobs.configure(otlp_endpoint=otlp.url, tracing="off", flush_timeout=0.5, **settings)
+    run_once(pipeline)
+    wait_for(lambda: otlp.metric_requests)
+    run_once(pipeline, "second")
+    dltobs.shutdown()
+    assert len(otlp.metric_requests) == 1
+    expected = BackendStatus(last_error="not sent before the deadline", **{end: 2 * points_of_a_run})
+    assert dltobs.status()["otlp_metrics"] == expected
+
+
+@pytest.mark.parametrize("settings", [{}, {"spool_max_bytes": 0}], ids=["spool", "no spool"])
+def test_sums_that_come_in_the_end_are_neither_kept_nor_lost(otlp, pipeline, points_of_a_run, settings):
+    otlp.metric_status = 500
+    dltobs.configure(otlp_endpoint=otlp.url, tracing="off", **settings)
+    run_once(pipeline)
+    (sink,) = _state.runtime.sinks
+    assert not sink.flush(5)
+    before = dltobs.status()["otlp_metrics"]
+    assert before.spooled + before.dropped == points_of_a_run
+    otlp.metric_status = 200
+    otlp.metric_requests.clear()
+    assert sink.flush(5)
+    assert dltobs.status()["otlp_metrics"] == BackendStatus(points_of_a_run)
+    dltobs.shutdown()
+    assert dltobs.status()["otlp_metrics"] == BackendStatus(len(otlp.points))
+
+
+def test_of_delta_temporality_every_export_counts(monkeypatch, otlp, pipeline, points_of_a_run):
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE", "delta")
+    otlp.metric_status = 500
+    dltobs.configure(otlp_endpoint=otlp.url, tracing="off", flush_timeout=1)
+    (sink,) = _state.runtime.sinks
+    for name in ("first", "second"):
+        run_once(pipeline, name)
+        sink.flush(5)
+    dltobs.shutdown()
+    assert dltobs.status()["otlp_metrics"].spooled == 2 * points_of_a_run
 
 
 @pytest.mark.parametrize("code", [404, 301])

@@ -41,34 +41,46 @@ class Counted:
         """Why what has no answer has none: it waits in most cases for what the batch before has failed of."""
         return self._ear.answer.error or self._last_error or "not sent before the deadline"
 
-    def send(self, count: int, batch: Sequence[Any], export: Callable[[], bool]) -> bool:
-        """Send `batch`, of `count` items, by `export`, which says if it succeeded. True: they were taken."""
+    def send(self, count: int, batch: Sequence[Any], export: Callable[[], bool], turn: int = 0) -> bool:
+        """Send `batch`, of `count` items, by `export`, which says if it succeeded. True: they were taken.
+
+        `turn` is that of `Delivery.replacing()`.
+        """
         self._ear.answer = Answer()
         self._undelivered.sending(batch)
         try:
             with listening(self._ear):
                 succeeded = export()
         except Exception as error:  # noqa: BLE001 - the SDK would log it with its stack trace
-            return self._failed(count, batch, reason_of(error))
+            return self._failed(count, batch, reason_of(error), turn)
         answer = self._ear.answer
         if not succeeded or (answer.error and not answer.rejected):
             # the HTTP exporter takes a redirect, which it does not follow, for success
-            return self._failed(count, batch, answer.error or "export failed", is_refusal=answer.is_refusal)
+            return self._failed(
+                count, batch, answer.error or "export failed", turn, is_refusal=answer.is_refusal
+            )
         self._last_error = None
         self._undelivered.answered(batch, is_taken=True)
-        self._delivery.delivered(count - answer.rejected)
-        self._delivery.dropped(answer.rejected, answer.error or "rejected")
+        self._delivery.delivered(count - answer.rejected, turn)
+        self._delivery.dropped(answer.rejected, answer.error or "rejected", turn)
         return True
 
-    def _failed(self, count: int, batch: Sequence[Any], reason: str, *, is_refusal: bool = False) -> bool:
+    def keep(self, count: int, batch: Sequence[Any], turn: int = 0) -> None:
+        """Put `batch` into the spool without trying to send it."""
+        self._undelivered.sending(batch)
+        self._failed(count, batch, self.reason, turn)
+
+    def _failed(
+        self, count: int, batch: Sequence[Any], reason: str, turn: int, *, is_refusal: bool = False
+    ) -> bool:
         self._last_error = reason
         kept = 0
         if is_refusal:  # it would be refused again
             self._undelivered.answered(batch, is_taken=False)
         else:
             kept = self._undelivered.keep(batch)
-        self._delivery.kept(kept, reason)
-        self._delivery.dropped(count - kept, reason)
+        self._delivery.kept(kept, reason, turn)
+        self._delivery.dropped(count - kept, reason, turn)
         return False
 
     def close(self, shutdown: Callable[[], object]) -> None:

@@ -3,13 +3,18 @@
 What sends to a back end calls `submitted()` for what it is given, then, when the end is known, one of
 `delivered()`, `dropped()`, and where `keep()` has put it into the spool, `kept()`. It sets `route`, so that
 a later run can send what is there, and calls `abandon()` when it is closed.
+
+Of cumulative sums each export contains those before it, so only the last that was kept or lost counts: they
+are submitted by `replacing()`, and its turn is named with the end.
 """
 
 from __future__ import annotations
 
 import threading
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+from dltobs.sinks.sums import Sums
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -95,9 +100,9 @@ class Delivery:
         self._warner = warner
         self._lock = threading.Lock()
         self._status = BackendStatus()
-        self._submitted = 0
+        self._submitted = self._failed = self._told = self._turn = 0
+        self._sums = Sums()
         self._abandoned = False
-        self._told = 0
 
     @property
     def status(self) -> BackendStatus:
@@ -118,7 +123,7 @@ class Delivery:
     def everything_delivered(self) -> bool:
         """Whether nothing is pending, and nothing was lost or kept since this was asked before."""
         with self._lock:
-            before, self._told = self._told, self._status.dropped + self._status.spooled
+            before, self._told = self._told, self._failed
             return self.pending == 0 and self._told == before
 
     def submitted(self, count: int) -> None:
@@ -126,19 +131,35 @@ class Delivery:
         with self._lock:
             self._submitted += count
 
-    def delivered(self, count: int) -> None:
-        """The back end has acknowledged `count` items."""
-        with self._lock:
-            if not self._abandoned:
-                self._status = replace(self._status, delivered=self._status.delivered + count)
+    def replacing(self, count: int) -> int:
+        """As `submitted()`, of `count` sums that contain all that were submitted before.
 
-    def dropped(self, count: int, reason: str) -> None:
-        """`count` items are lost. `reason` must be the same text for the same trouble."""
-        reason = self._warner.clean(reason)
+        Of those, what is pending counts no more unless it is delivered after all; what was kept or lost
+        counts until the end of these. Returns the turn, for `delivered()`, `dropped()` or `kept()`.
+        """
+        with self._lock:
+            self._submitted += count - self.pending
+            self._turn += 1
+            return self._turn
+
+    def delivered(self, count: int, turn: int = 0) -> None:
+        """The back end has acknowledged `count` items."""
         with self._lock:
             if self._abandoned:
                 return
-            self._drop(count, reason)
+            if turn < self._turn:
+                self._submitted += count
+                self._add(delivered=count)
+            else:
+                self._end(delivered=count)
+
+    def dropped(self, count: int, reason: str, turn: int = 0) -> None:
+        """`count` items are lost. `reason` must be the same text for the same trouble."""
+        reason = self._warner.clean(reason)
+        with self._lock:
+            if self._abandoned or turn < self._turn or count <= 0:
+                return
+            self._end(dropped=count, reason=reason)
         self._warn(count, reason)
 
     def keep(self, payload: bytes, items: int, entry_id: str | None = None) -> bool:
@@ -155,13 +176,13 @@ class Delivery:
         if self._spool is not None:
             self._spool.discard(self.name, entry_id)
 
-    def kept(self, count: int, reason: str) -> None:
+    def kept(self, count: int, reason: str, turn: int = 0) -> None:
         """`count` items are in the spool. `reason` must be the same text for the same trouble."""
         reason = self._warner.clean(reason)
         with self._lock:
-            if self._abandoned:
+            if self._abandoned or turn < self._turn or count <= 0:
                 return
-            self._keep(count, reason)
+            self._end(spooled=count, reason=reason)
         self._warn_of_kept(count, reason)
 
     def lost_from_spool(self, count: int, reason: str) -> None:
@@ -169,7 +190,8 @@ class Delivery:
         reason = self._warner.clean(reason)
         with self._lock:
             self._submitted += count
-            self._drop(count, reason)
+            self._failed += count
+            self._add(dropped=count, reason=reason)
         self._warn(count, reason)
 
     def abandon(self, reason: str) -> None:
@@ -180,30 +202,27 @@ class Delivery:
                 return
             self._abandoned = True
             count = self.pending
-        kept = min(self._rescued(), count) if count else 0
+        if count <= 0:
+            return
+        kept = min(self._rescued(), count)
         with self._lock:
-            self._keep(kept, reason)
-            self._drop(count - kept, reason)
+            self._end(dropped=count - kept, spooled=kept, reason=reason)
         self._warn_of_kept(kept, reason)
         self._warn(count - kept, reason)
 
     def absorb(self, delivered: int, dropped: int, spooled: int, last_error: str | None) -> None:
         """Add the counts of another process, which has warned of its losses itself."""
         with self._lock:
-            old = self._status
             self._submitted += delivered + dropped + spooled
-            self._status = BackendStatus(
-                old.delivered + delivered,
-                old.dropped + dropped,
-                last_error or old.last_error,
-                old.spooled + spooled,
-            )
+            self._failed += dropped + spooled
+            self._add(delivered, dropped, spooled, last_error)
 
     def forget(self) -> None:
         """Begin anew, in a forked child: what is under way is the parent's."""
         self._lock = threading.Lock()
         self._status = BackendStatus()
-        self._submitted = self._told = 0
+        self._submitted = self._failed = self._told = self._turn = 0
+        self._sums = Sums()
 
     def _rescued(self) -> int:
         if self._spool is None or self.route is None:
@@ -214,13 +233,21 @@ class Delivery:
             self._warner.internal_error("spool", error)
             return 0
 
-    def _drop(self, count: int, reason: str) -> None:
-        if count > 0:
-            self._status = replace(self._status, dropped=self._status.dropped + count, last_error=reason)
+    def _end(
+        self, *, delivered: int = 0, dropped: int = 0, spooled: int = 0, reason: str | None = None
+    ) -> None:
+        """What was submitted last has ended; what it contains counts no more."""
+        before, self._sums = self._sums, self._sums.followed_by(self._turn, dropped, spooled)
+        more_dropped, more_spooled = self._sums.dropped - before.dropped, self._sums.spooled - before.spooled
+        self._submitted += more_dropped - dropped + more_spooled - spooled
+        self._failed += dropped + spooled
+        self._add(delivered, more_dropped, more_spooled, reason)
 
-    def _keep(self, count: int, reason: str) -> None:
-        if count > 0:
-            self._status = replace(self._status, spooled=self._status.spooled + count, last_error=reason)
+    def _add(self, delivered: int = 0, dropped: int = 0, spooled: int = 0, reason: str | None = None) -> None:
+        old = self._status
+        dropped, spooled = old.dropped + dropped, old.spooled + spooled
+        last_error = (reason or old.last_error) if dropped or spooled else None
+        self._status = BackendStatus(old.delivered + delivered, dropped, last_error, spooled)
 
     def _warn(self, count: int, reason: str) -> None:
         if count > 0:

@@ -84,11 +84,13 @@ class RedactingMetricExporter(MetricExporter):
         count = _points_in(metrics_data)
         if not count or self._is_refusing or self._process != os.getpid():
             return MetricExportResult.SUCCESS
-        self._delivery.submitted(count)
+        turn = 0
+        if self._is_cumulative:
+            turn = self._delivery.replacing(count)
+        else:
+            self._delivery.submitted(count)
         if self.is_keeping:
-            stored = self._store([metrics_data])
-            end = self._delivery.dropped if stored is None else self._delivery.kept
-            end(count, self._counted.reason)
+            self._counted.keep(count, [metrics_data], turn)
             return MetricExportResult.SUCCESS
 
         def send() -> bool:
@@ -96,7 +98,7 @@ class RedactingMetricExporter(MetricExporter):
             result = self._exporter.export(clean, timeout_millis=timeout_millis, **kwargs)
             return result is MetricExportResult.SUCCESS
 
-        is_taken = self._counted.send(count, [metrics_data], send)
+        is_taken = self._counted.send(count, [metrics_data], send, turn)
         if is_taken and self._is_cumulative:
             with self._lock:
                 if 0 < self._kept_until <= _end_of(metrics_data):
