@@ -4,8 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import pickle
 import subprocess
 import sys
+
+import pytest
+
+import dltobs
 
 CONNECTIONS = """
 import json, sys
@@ -67,6 +72,59 @@ def test_import_dltobs_imports_no_back_end(tmp_path):
     assert [
         name for name in modules if name in heavy or name.startswith(tuple(f"{one}." for one in heavy))
     ] == []
+
+
+OURS = "print(*sorted(name for name in sys.modules if name.split('.')[0] in ('dltobs', 'ahocorasick_rs')))"
+FRONT_DOOR = ["dltobs", "dltobs._version", "dltobs.exceptions"]
+
+
+def test_import_dltobs_imports_nothing_of_it_but_the_front_door(tmp_path):
+    """What a name needs is imported when it is used."""
+    code = f"import sys, dltobs; dir(dltobs); dltobs.ConfigurationError; {OURS}"
+    assert run(code, tmp_path).split() == FRONT_DOOR
+
+
+def test_a_process_that_uses_dlt_imports_next_to_nothing_of_dltobs(tmp_path):
+    """dlt loads every plugin that is installed; whether it is switched on is all that ours looks at."""
+    code = f"import sys, dlt; dlt.pipeline('shop'); {OURS}"
+    assert run(code, tmp_path).split() == [
+        "dltobs",
+        "dltobs._state",
+        "dltobs._version",
+        "dltobs.exceptions",
+        "dltobs.integrations",
+        "dltobs.integrations.dlt_plugin",
+        "dltobs.integrations.zero_code",
+    ]
+
+
+def test_every_name_is_there_and_can_be_pickled_by_where_it_is_defined():
+    assert dltobs.__all__ == dir(dltobs) == sorted(dltobs.__all__)
+    for name in dltobs.__all__:
+        value = getattr(dltobs, name)
+        assert vars(dltobs)[name] is value  # the next use does not come through `__getattr__`
+        if isinstance(value, type):
+            assert pickle.loads(pickle.dumps(value)) is value
+            assert value.__module__.startswith("dltobs.")
+    with pytest.raises(AttributeError, match="module 'dltobs' has no attribute 'configre'"):
+        _ = dltobs.configre  # type: ignore[attr-defined]
+
+
+def test_threads_may_use_names_for_the_first_time_at_once(tmp_path):
+    code = (
+        "import dltobs, random, sys, threading\n"
+        "sys.setswitchinterval(1e-6)\n"
+        "start, found = threading.Barrier(8), []\n"
+        "def use():\n"
+        "    names = random.sample(dltobs.__all__, len(dltobs.__all__))\n"
+        "    start.wait()\n"
+        "    found.append({name: getattr(dltobs, name) for name in names})\n"
+        "threads = [threading.Thread(target=use) for _ in range(8)]\n"
+        "for one in threads: one.start()\n"
+        "for one in threads: one.join()\n"
+        "print(len(found), all(one == found[0] for one in found))"
+    )
+    assert run(code, tmp_path) == "8 True"
 
 
 def test_configure_imports_only_what_is_switched_on(tmp_path):

@@ -30,7 +30,7 @@ HANDLERS = """
 import logging
 print(len(logging.getLogger("dlt").handlers), len(logging.getLogger("dltobs").handlers))
 from dlt.pipeline import trace
-print(sum("dltobs" in repr(module) for module in trace.TRACKING_MODULES))
+print(sum("dltobs" in type(module).__module__ for module in trace.TRACKING_MODULES))
 """
 """Prints how often we are attached: a handler on either logger, and one tracking module, is once."""
 
@@ -87,9 +87,41 @@ def test_a_script_that_does_not_use_dlt_is_spared_it(tmp_path: Path, otlp: OtlpS
     import sys
     names = {"dlt", "sentry_sdk", "loguru", "concurrent_log_handler", "orjson", "pythonjsonlogger"}
     print(sorted(names & set(sys.modules)), "dltobs.integrations.instrumentor" in sys.modules)
+    print(*sorted(name for name in sys.modules if name.split(".")[0] in {"dltobs", "ahocorasick_rs"}))
     """
     run = instrumented(source, tmp_path, prelude="", OTEL_EXPORTER_OTLP_ENDPOINT=otlp.url, **HTTP, **AUTO)
-    assert configured(run) == ["[]", "True"]
+    assert configured(run)[:2] == ["[]", "True"]
+    assert configured(run)[2:] == [
+        "dltobs",
+        "dltobs._version",
+        "dltobs.exceptions",
+        "dltobs.integrations",
+        "dltobs.integrations.instrumentor",
+    ]
+
+
+def test_a_child_forked_before_anything_is_imported_can_configure(tmp_path: Path) -> None:
+    """Though the lock was held by a thread that it has not."""
+    source = """
+    import os, sys, threading
+    from dltobs import _state
+    held, over = threading.Event(), threading.Event()
+
+    def hold():
+        with _state.changing():
+            held.set()
+            over.wait()
+
+    threading.Thread(target=hold).start()
+    held.wait()
+    print("dltobs._runtime" in sys.modules, flush=True)
+    child = os.fork()
+    if not child:
+        os._exit(0 if _state.lock.acquire(timeout=5) else 1)
+    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+    over.set()
+    """
+    assert configured(run_script(source, tmp_path, prelude="")) == ["False", "0"]
 
 
 def test_opentelemetry_instrument_with_a_bad_setting_is_one_warning(tmp_path: Path, otlp: OtlpServer) -> None:

@@ -11,38 +11,38 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from dltobs._dispatch import Sink
-from dltobs._environment import propagation_env
-from dltobs._events import (
-    Event,
-    FailedJob,
-    Failure,
-    Job,
-    Outcome,
-    Package,
-    Resource,
-    Run,
-    RunFinished,
-    RunLost,
-    RunStarted,
-    SchemaChange,
-    StepFinished,
-    StepStarted,
-    Table,
-)
-from dltobs._redaction import Redactor
-from dltobs._resend import SpoolResult
-from dltobs._runtime import configure, flush_spool, shutdown, status
-from dltobs._settings import Settings
 from dltobs._version import __version__
 from dltobs.exceptions import ConfigurationError, DltobsError, SaveError
-from dltobs.sinks.delivery import BackendStatus
 
 if TYPE_CHECKING:
+    from dltobs._dispatch import Sink
+    from dltobs._environment import propagation_env
+    from dltobs._events import (
+        Event,
+        FailedJob,
+        Failure,
+        Job,
+        Outcome,
+        Package,
+        Resource,
+        Run,
+        RunFinished,
+        RunLost,
+        RunStarted,
+        SchemaChange,
+        StepFinished,
+        StepStarted,
+        Table,
+    )
+    from dltobs._redaction import Redactor
+    from dltobs._resend import SpoolResult
+    from dltobs._runtime import configure, flush_spool, shutdown, status
     from dltobs._save import save
+    from dltobs._settings import Settings
     from dltobs.integrations.retries import tenacity_callbacks
     from dltobs.logs.formatters import JsonFormatter
     from dltobs.logs.loguru import InterceptHandler
+    from dltobs.sinks.delivery import BackendStatus
     from dltobs.sinks.sentry_scrub import before_send
 
 __all__ = [
@@ -83,22 +83,48 @@ __all__ = [
 ]
 
 _LAZY = {
+    "BackendStatus": "dltobs.sinks.delivery",
+    "Event": "dltobs._events",
+    "FailedJob": "dltobs._events",
+    "Failure": "dltobs._events",
     "InterceptHandler": "dltobs.logs.loguru",
+    "Job": "dltobs._events",
     "JsonFormatter": "dltobs.logs.formatters",
+    "Outcome": "dltobs._events",
+    "Package": "dltobs._events",
+    "Redactor": "dltobs._redaction",
+    "Resource": "dltobs._events",
+    "Run": "dltobs._events",
+    "RunFinished": "dltobs._events",
+    "RunLost": "dltobs._events",
+    "RunStarted": "dltobs._events",
+    "SchemaChange": "dltobs._events",
+    "Settings": "dltobs._settings",
+    "Sink": "dltobs._dispatch",
+    "SpoolResult": "dltobs._resend",
+    "StepFinished": "dltobs._events",
+    "StepStarted": "dltobs._events",
+    "Table": "dltobs._events",
     "before_send": "dltobs.sinks.sentry_scrub",
+    "configure": "dltobs._runtime",
+    "flush_spool": "dltobs._runtime",
+    "propagation_env": "dltobs._environment",
     "save": "dltobs._save",
+    "shutdown": "dltobs._runtime",
+    "status": "dltobs._runtime",
     "tenacity_callbacks": "dltobs.integrations.retries",
 }
 
 
 def __getattr__(name: str) -> Any:
-    """Import what is heavy when it is used."""
+    """Import a name when it is used: every process that uses dlt imports this package, a plugin of dlt."""
     if name not in _LAZY:
         message = f"module {__name__!r} has no attribute {name!r}"
         raise AttributeError(message)
     from importlib import import_module
 
-    return getattr(import_module(_LAZY[name]), name)
+    value = globals()[name] = getattr(import_module(_LAZY[name]), name)
+    return value
 
 
 def __dir__() -> list[str]:

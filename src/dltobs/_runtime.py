@@ -6,7 +6,6 @@ import atexit
 import multiprocessing.util
 import os
 import sys
-import threading
 from typing import TYPE_CHECKING
 
 from dltobs import _state
@@ -156,7 +155,6 @@ def _at_exit() -> None:
 
 def _after_fork() -> None:
     """In a forked child: no lock is held by a thread that does not exist, nothing is counted twice."""
-    _state.lock = threading.RLock()
     for delivery in _state.deliveries:
         delivery.forget()
     if _state.runtime is not None:

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import os
 import threading
 from typing import TYPE_CHECKING
-
-from dltobs._redaction import Redactor
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from dltobs._redaction import Redactor
     from dltobs._setup import Setup
     from dltobs.sinks.delivery import Delivery
 
@@ -53,6 +53,8 @@ def is_changing() -> bool:
 
 @functools.cache
 def _patterns_only() -> Redactor:
+    from dltobs._redaction import Redactor
+
     return Redactor()
 
 
@@ -64,3 +66,13 @@ def current_redactor() -> Redactor:
 def last_redactor() -> Redactor:
     """As `current_redactor()`, but what was known before `shutdown()` stays known."""
     return redactor if runtime is None and redactor is not None else current_redactor()
+
+
+def _after_fork() -> None:
+    """In a forked child: the lock is held by no thread that does not exist."""
+    global lock  # noqa: PLW0603 - a lock cannot be freed by another thread than its holder
+    lock = threading.RLock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)

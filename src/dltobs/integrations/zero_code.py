@@ -3,6 +3,8 @@
 That moment is when dlt makes its logger: its configuration providers are there, and nothing has been logged
 or loaded yet. An entry point comes earlier, where a look-up would recurse into the loading of the plugins
 for ever, or where dlt is imported by half.
+
+dlt loads it in every process that uses dlt, so the rest of dltobs is imported where it is switched on.
 """
 
 from __future__ import annotations
@@ -13,10 +15,7 @@ import threading
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from dltobs import _parse as parse
-from dltobs import _runtime, _state
-from dltobs._redaction import Redactor
-from dltobs._warnings import Warner
+from dltobs import _state
 
 if TYPE_CHECKING:
     import logging
@@ -112,8 +111,13 @@ def configure_unless_done(*, asked: bool) -> None:
         return
     try:
         if _state.runtime is None and (asked or _is_switched_on()):
-            _runtime.configure()
+            from dltobs._runtime import configure
+
+            configure()
     except Exception as error:  # noqa: BLE001 - the application has not called us and must not fail for us
+        from dltobs._redaction import Redactor
+        from dltobs._warnings import Warner
+
         Warner(Redactor()).warn(_KEY, f"{_KEY}: {error}; dltobs observes nothing")
     finally:
         _state.lock.release()
@@ -128,6 +132,8 @@ def _is_switched_on() -> bool:
     value = os.environ.get(_VARIABLE) or _in_files()
     if value is None:
         return False
+    from dltobs import _parse as parse
+
     try:
         return bool(parse.boolean(value))
     except ValueError:
