@@ -6,6 +6,7 @@ import logging
 import os
 import pickle
 import re
+import textwrap
 
 import dlt
 import pytest
@@ -235,6 +236,48 @@ def test_variables_of_opentelemetry_are_not_judged_where_the_application_has_a_p
     trace.set_tracer_provider(TracerProvider())
     dltobs.configure()
     assert dltobs.status() == {}
+
+
+WITHOUT_GRPC = """
+class Absent:
+    def find_spec(self, name, path=None, target=None):
+        if name.startswith("opentelemetry.exporter.otlp.proto.grpc"):
+            raise ModuleNotFoundError(name)
+sys.meta_path.insert(0, Absent())
+"""
+"""The extra is simulated to be absent."""
+
+
+@pytest.mark.parametrize("protocol", ["grpc", "http/json"])
+@pytest.mark.parametrize("providers", ["both", "tracer"])
+def test_the_protocol_of_an_application_that_has_providers_is_its_own_affair(tmp_path, providers, protocol):
+    """It exports where it has said, by an exporter that dltobs may not have."""
+    script = f"""
+    from opentelemetry import metrics, trace
+    from opentelemetry.sdk.metrics import MeterProvider
+    from opentelemetry.sdk.trace import TracerProvider
+    trace.set_tracer_provider(TracerProvider())
+    if {providers == "both"}:
+        metrics.set_meter_provider(MeterProvider())
+    import dltobs
+    dltobs.configure()
+    pipeline().run([{{"id": 1}}], table_name="orders")
+    dltobs.shutdown()
+    print(dltobs.status())
+    """
+    result = run_script(
+        WITHOUT_GRPC + textwrap.dedent(script),
+        tmp_path,
+        OTEL_EXPORTER_OTLP_ENDPOINT="http://127.0.0.1:9",
+        OTEL_EXPORTER_OTLP_PROTOCOL=protocol,
+    )
+    assert result.stdout == "{}\n", result.stderr
+
+
+def test_a_protocol_of_our_own_is_judged_whoever_has_the_provider(monkeypatch):
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:9")
+    trace.set_tracer_provider(TracerProvider())
+    assert refused(otlp_protocol="http/json").setting == "otlp_protocol"
 
 
 def test_grpc_takes_an_address_without_a_scheme(monkeypatch):

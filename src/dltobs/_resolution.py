@@ -42,7 +42,9 @@ def resolve_settings(arguments: Mapping[str, Any]) -> Settings:
     """
     given = look_up(arguments)
     exporters = _exporters(given)
-    if "otlp" not in exporters and "otlp_protocol" in given and "OTEL_" in given["otlp_protocol"].source:
+    is_ours = "otlp" in exporters and not application_has_provider()
+    is_standard = "otlp_protocol" in given and "OTEL_" in given["otlp_protocol"].source
+    if is_standard and not is_ours:
         del given["otlp_protocol"]  # it speaks to somebody else
     values = {name: _parsed(name, raw) for name, raw in given.items()}
     values["sinks"] = _checked_sinks(arguments.get("sinks") or ())
@@ -55,8 +57,8 @@ def resolve_settings(arguments: Mapping[str, Any]) -> Settings:
         sources={name: raw.source for name, raw in given.items()},
     )
     crons.check_together(settings)
-    if "otlp" in exporters:
-        _check_otlp(settings, otel.TRACES, settings.otlp_protocol, is_ours=not application_has_provider())
+    if is_ours or ("otlp" in exporters and not is_standard):
+        _check_otlp(settings, otel.TRACES, settings.otlp_protocol, is_ours=is_ours)
     return settings
 
 
