@@ -6,7 +6,7 @@ import json
 import re
 from pathlib import Path
 from textwrap import dedent
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import yaml
@@ -26,12 +26,23 @@ if TYPE_CHECKING:
 JAEGER = Path(__file__).parents[1] / "examples" / "jaeger"
 
 
+def in_the_cluster(kind: str) -> list[dict[str, Any]]:
+    """The objects of a kind that the manifest creates."""
+    documents = yaml.safe_load_all((JAEGER / "cronjob.yaml").read_text("utf-8"))
+    return [document for document in documents if document["kind"] == kind]
+
+
+def job_of_the_cluster() -> dict[str, Any]:
+    (cron,) = in_the_cluster("CronJob")
+    return dict(cron["spec"]["jobTemplate"])
+
+
 def variables_of(name: str) -> dict[str, str]:
     """The environment of the pipeline's container in a manifest; a secret is some value."""
-    document = yaml.safe_load((JAEGER / name).read_text("utf-8"))
     if name == "compose.yaml":
+        document = yaml.safe_load((JAEGER / name).read_text("utf-8"))
         return dict(document["services"]["pipeline"]["environment"])
-    pod = document["spec"]["jobTemplate"]["spec"]["template"]["spec"]
+    pod = job_of_the_cluster()["spec"]["template"]["spec"]
     return {one["name"]: one.get("value", "from-elsewhere") for one in pod["containers"][0]["env"]}
 
 
@@ -53,7 +64,7 @@ def run_example(
 
 def images() -> set[str]:
     services = yaml.safe_load((JAEGER / "compose.yaml").read_text("utf-8"))["services"]
-    job = yaml.safe_load((JAEGER / "cronjob.yaml").read_text("utf-8"))["spec"]["jobTemplate"]
+    job = job_of_the_cluster()
     of_compose = {service["image"] for service in services.values() if "image" in service}
     return of_compose | {one["image"] for one in job["spec"]["template"]["spec"]["containers"]}
 
@@ -158,8 +169,7 @@ def test_the_example_s_collector_uses_what_it_defines() -> None:
 
 def test_the_example_s_cron_job_is_safe_to_apply() -> None:
     """No root, no privileges, bounded memory, secrets by reference, time to deliver, a volume that stays."""
-    text = (JAEGER / "cronjob.yaml").read_text("utf-8")
-    pod = yaml.safe_load(text)["spec"]["jobTemplate"]["spec"]["template"]["spec"]
+    pod = job_of_the_cluster()["spec"]["template"]["spec"]
     (container,) = pod["containers"]
     assert pod["securityContext"]["runAsNonRoot"]
     assert not container["securityContext"]["allowPrivilegeEscalation"]
@@ -173,3 +183,12 @@ def test_the_example_s_cron_job_is_safe_to_apply() -> None:
     assert {mount["name"] for mount in container["volumeMounts"]} == {
         volume["name"] for volume in pod["volumes"]
     }
+
+
+def test_every_claim_that_the_cron_job_mounts_is_created_with_it() -> None:
+    """Else its pods wait for ever."""
+    volumes = job_of_the_cluster()["spec"]["template"]["spec"]["volumes"]
+    mounted = {one["persistentVolumeClaim"]["claimName"] for one in volumes if "persistentVolumeClaim" in one}
+    created = {claim["metadata"]["name"] for claim in in_the_cluster("PersistentVolumeClaim")}
+    assert mounted
+    assert mounted <= created
