@@ -23,7 +23,7 @@ from dltobs._events import Job, Run, RunFinished, RunStarted, SchemaChange, Step
 from dltobs._resolution import resolve_settings
 from dltobs.sinks.metrics import BOUNDARIES, MetricSink
 from scripts import run_script
-from servers import OtlpServer
+from servers import OtlpServer, attributes_of
 
 UNITS = {
     "dlt.run.duration": "s",
@@ -189,6 +189,29 @@ def test_rows_of_a_load_are_those_of_completed_jobs_of_the_users_tables():
         ]
     )
     assert [point.value for point in recorder.points("dlt.rows")] == [15]
+
+
+def test_what_merges_brings_no_bytes_of_its_own(otlp, pipeline):
+    """The file of such a job is a script of dlt's: on its span there are no bytes, in the metric neither."""
+
+    @dlt.resource(primary_key="id", write_disposition="merge")
+    def orders():
+        yield [{"id": number, "items": [{"sku": "a"}]} for number in range(10)]
+
+    dltobs.configure(otlp_endpoint=otlp.url)
+    one = pipeline()
+    one.run(orders())
+    dltobs.shutdown()
+    jobs = [attributes_of(span) for span in otlp.spans if span.name.startswith("load ")]
+    merges = [job for job in jobs if job["dlt.job.file_format"] == "sql"]
+    assert merges
+    assert not any("dlt.bytes" in job for job in merges)
+    (package,) = one.last_trace.last_load_info.load_packages
+    scripts = [job for job in package.jobs["completed_jobs"] if job.job_file_info.file_format == "sql"]
+    assert all(script.file_size > 0 for script in scripts)
+    loaded = sum(job["dlt.bytes"] for job in jobs if job not in merges and "dlt.internal" not in job)
+    sizes = values(otlp, "dlt.bytes")
+    assert sizes["load",] == loaded == sizes["normalize",]
 
 
 def test_schema_changes_of_a_load_are_counted_by_kind():
