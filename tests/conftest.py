@@ -71,7 +71,9 @@ def _forget_dlt() -> None:
         logger.disabled = False
     Container._INSTANCE = None
     dlt_trace.TRACKING_MODULES = [
-        module for module in dlt_trace.TRACKING_MODULES if "dltobs" not in repr(module)
+        module
+        for module in dlt_trace.TRACKING_MODULES
+        if not type(module).__module__.startswith("dltobs")  # its repr names the folder of the clone
     ]
 
 
