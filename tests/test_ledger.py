@@ -296,6 +296,40 @@ def test_all_tables_are_there_from_the_first_run(pipeline, ledger):
     assert ledger("from shop_data_dltobs.jobs") == []
 
 
+def tables_of(path: Path, dataset: str) -> list[str]:
+    found = query(path, f"select table_name from duckdb_tables where schema_name = '{dataset}'")
+    return sorted(one["table_name"] for one in found if not one["table_name"].startswith("_dlt"))
+
+
+def test_a_ledger_that_was_deleted_is_made_anew(pipeline, tmp_path):
+    """With its file, while the folder of our own pipeline still knows the tables."""
+    dltobs.configure(ledger=True)
+    for _ in range(2):
+        pipeline().run([{"id": 1}], table_name="orders")
+        assert tables_of(tmp_path / "shop.duckdb", "shop_data_dltobs") == list(TABLES)
+        (tmp_path / "shop.duckdb").unlink()
+    assert dltobs.status()["ledger"].dropped == 0
+
+
+@pytest.mark.parametrize("options", [{}, {"dev_mode": True}])
+def test_each_dataset_has_all_tables(pipeline, tmp_path, options):
+    """Those that `run()` is given, and those of `dev_mode`, which has a new one each time."""
+    dltobs.configure(ledger=True)
+    datasets = []
+    for name in ("one", "two", "one"):
+        shop = pipeline(**options)
+        shop.run([{"id": 1}], table_name="orders", **({} if options else {"dataset_name": name}))
+        datasets.append(shop.dataset_name)
+        time.sleep(1 if options else 0)  # dlt tells the datasets of dev_mode apart by seconds
+    for name in datasets:
+        assert tables_of(tmp_path / "shop.duckdb", f"{name}_dltobs") == list(TABLES)
+        assert query(tmp_path / "shop.duckdb", f"select distinct outcome from {name}_dltobs.runs") == [
+            {"outcome": "ok"}
+        ]
+    assert len(set(datasets)) == (3 if options else 2)
+    assert dltobs.status()["ledger"].dropped == 0
+
+
 def test_a_default_duckdb_file_is_that_of_the_pipeline(tmp_path, ledger):
     """dlt names it after the pipeline, or puts it into the working directory: the ledger is in the same one."""
     dltobs.configure(ledger=True)
@@ -526,7 +560,8 @@ def test_without_a_spool_there_is_a_ledger_all_the_same(tmp_path, pipeline, ledg
     shop.run([{"id": 1}], table_name="orders")
     assert ledger("select outcome from shop_data_dltobs.runs") == [{"outcome": "ok"}]
     assert warnings(caplog) == []
-    assert (Path(shop.working_dir) / "dltobs" / "ledger" / "0" / "dltobs_ledger").is_dir()
+    (folder,) = (Path(shop.working_dir) / "dltobs" / "ledger").iterdir()
+    assert (folder / "0" / "dltobs_ledger").is_dir()
     assert not (tmp_path / "dlt" / "dltobs").exists()
 
 

@@ -35,7 +35,8 @@ _is_aside: ContextVar[bool] = ContextVar("dltobs_is_aside", default=False)
 class Target:
     """What a pipeline of ours takes over from the user's: live objects of dlt's, which are not changed.
 
-    `folder` is where it has its working directory.
+    `folder` is where it has its working directory. `is_dev`: each run has a dataset of its own. `is_first`:
+    dlt has found no dataset; if ours has known one, somebody has deleted it.
     """
 
     pipeline: str
@@ -45,6 +46,8 @@ class Target:
     staging: Any
     salt: Any
     config: Any
+    is_dev: bool = False
+    is_first: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +95,8 @@ def target_of(pipeline: Any) -> Target | None:
         pipeline.staging,
         pipeline.pipeline_salt,
         pipeline.config,
+        bool(getattr(pipeline, "dev_mode", False)),
+        bool(pipeline.first_run),
     )
 
 
@@ -110,7 +115,7 @@ def load_aside(  # noqa: PLR0913, PLR0917 - what, where to, under which name
         folder: Name of the working directory, below that of the target; and of the schema.
         dataset: Name of the dataset.
         tables: Arguments of `dlt.resource` by table name: columns, write disposition. Those with columns are
-            made even where there are no rows.
+            made by the first load, even where there are no rows.
         rows: By table name.
         max_pending: Packages of earlier tries that may wait; where there are as many, no other one is made
             until they are loaded.
@@ -126,7 +131,8 @@ def load_aside(  # noqa: PLR0913, PLR0917 - what, where to, under which name
             waiting = [*pipeline.list_extracted_load_packages(), *pipeline.list_normalized_load_packages()]
             # where there are too many, there is room for another one once they are gone
             earlier = _load(pipeline) if len(waiting) >= max_pending else Loaded(0, 0)
-            pipeline.extract(_resources(pipeline, tables, rows), schema=_schema(pipeline, folder))
+            makes_all = target.is_first or not pipeline.default_schema_name
+            pipeline.extract(_resources(tables, rows, makes_all=makes_all), schema=_schema(pipeline, folder))
             try:
                 now = _load(pipeline)
             except Exception as error:
@@ -227,7 +233,10 @@ def _schema(pipeline: Any, name: str) -> Any:
 
 
 def _resources(
-    pipeline: Any, tables: Mapping[str, Mapping[str, Any]], rows: Mapping[str, Sequence[Mapping[str, Any]]]
+    tables: Mapping[str, Mapping[str, Any]],
+    rows: Mapping[str, Sequence[Mapping[str, Any]]],
+    *,
+    makes_all: bool,
 ) -> list[Any]:
     import dlt
 
@@ -236,8 +245,9 @@ def _resources(
         items = list(rows.get(name, ()))
         if items:
             made.append(dlt.resource(items, name=name, **hints))
-        elif "columns" in hints and not pipeline.default_schema_name:
-            # from the first load on all tables are there, so that nobody's query misses one
+        elif makes_all and "columns" in hints:
+            # from the first load on all tables are there, so that nobody's query misses one; dlt makes none
+            # later, as the destination knows this version of the schema then
             empty = [dlt.mark.materialize_table_schema()]
             made.append(dlt.resource(empty, name=name, **hints))
     return made

@@ -155,7 +155,7 @@ class LedgerWriter:
         if self._folder is not None and not self._is_swept:
             self._is_swept = True
             sweep(self._folder)
-        with lent(self._roots(entry.target)) as folder:
+        with lent(self._roots(entry)) as folder:
             loaded = load_aside(
                 replace(entry.target, folder=str(folder)),
                 _FOLDER,
@@ -171,13 +171,19 @@ class LedgerWriter:
         if loaded.failed:
             self._delivery.dropped(loaded.failed, "the destination has refused it")
 
-    def _roots(self, target: Target) -> list[Path]:
+    def _roots(self, entry: Entry) -> list[Path]:
+        """Each is for one pipeline, destination and dataset; those of `dev_mode`, ever new, share one."""
+        target = entry.target
         own = Path(target.folder).absolute()
-        if self._folder is None:
-            return [own / _ROOT]
-        # of pipelines of one name, the working directory tells which is which
-        key = hashlib.sha256(os.fsencode(own)).hexdigest()[:16]
-        return [self._folder / f"{target.pipeline[:_NAME_LENGTH]}-{key}", own / _ROOT]
+        parts = (
+            str(own),
+            target.destination.destination_type,
+            target.destination.destination_name,
+            "" if target.is_dev else entry.dataset,
+        )
+        key = hashlib.sha256("|".join(parts).encode(errors="surrogateescape")).hexdigest()[:16]
+        name = f"{target.pipeline[:_NAME_LENGTH]}-{key}"
+        return [root / name for root in (self._folder, own / _ROOT) if root is not None]
 
 
 def _replaces_by_key(target: Target) -> bool:
