@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import textwrap
+import threading
 import time
 from collections import Counter
 from pathlib import Path
@@ -98,6 +99,11 @@ def wait_for(condition, seconds=20):
     while not condition():
         assert time.monotonic() < end, "it did not happen"
         time.sleep(0.02)
+
+
+def nothing_is_on_the_wire():
+    """Whether no thread of a set-up that has ended waits for an answer."""
+    return not [one for one in threading.enumerate() if one.name.startswith(("Otel", "dltobs-flush"))]
 
 
 def test_what_five_runs_could_not_deliver_comes_with_the_sixth(tmp_path, kept):
@@ -328,6 +334,7 @@ def test_it_is_sent_as_today_with_the_headers_of_today(monkeypatch, otlp, pipeli
     otlp.status = otlp.metric_status = 503
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_HEADERS", "authorization=Bearer%20token-of-then")
     failed_run(pipeline, otlp_endpoint=otlp.url, metrics="auto")
+    wait_for(nothing_is_on_the_wire)
     before = {span.span_id: span.SerializeToString() for span in otlp.spans}
     otlp.requests.clear()
     otlp.metric_requests.clear()
