@@ -9,12 +9,15 @@ STAMP = $(VENV)/.installed
 BUGSINK = .venv-bugsink
 PREFECT = .venv-prefect
 
-.PHONY: demo test bugsink torture prefect test-prefect test-oldest lint bench wheel clean
+.PHONY: demo test coverage bugsink torture prefect test-prefect test-oldest lint bench wheel clean
 
 demo: $(STAMP)  ## run a real pipeline under dltobs and show what one sees
 	$(BIN)/python examples/quickstart.py
 
 test: $(STAMP)  ## run the tests
+	$(BIN)/python -m pytest --numprocesses $(JOBS) --dist loadfile
+
+coverage: $(STAMP)  ## the same, with the lines and branches that they reach; twice the time
 	$(BIN)/python -m pytest --numprocesses $(JOBS) --dist loadfile --cov --cov-report=term --cov-fail-under=90
 
 bugsink: $(BUGSINK)/.installed  ## a server that takes what Sentry takes: with it, the tests use a real one
