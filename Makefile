@@ -15,10 +15,10 @@ demo: $(STAMP)  ## run a real pipeline under dltobs and show what one sees
 	$(BIN)/python examples/quickstart.py
 
 test: $(STAMP)  ## run the tests
-	$(BIN)/python -m pytest --numprocesses $(JOBS) --dist loadfile
+	$(BIN)/python -m pytest --numprocesses $(JOBS) --dist worksteal
 
 coverage: $(STAMP)  ## the same, with the lines and branches that they reach; twice the time
-	$(BIN)/python -m pytest --numprocesses $(JOBS) --dist loadfile --cov --cov-report=term --cov-fail-under=90
+	$(BIN)/python -m pytest --numprocesses $(JOBS) --dist worksteal --cov --cov-report=term --cov-fail-under=90
 
 bugsink: $(BUGSINK)/.installed  ## a server that takes what Sentry takes: with it, the tests use a real one
 
@@ -34,7 +34,8 @@ test-oldest: $(STAMP)  ## what touches dlt's insides, with the oldest dlt that i
 	$(PYTHON) -m venv .venv-oldest
 	.venv-oldest/bin/python -m pip install --quiet --upgrade "pip>=25.1"
 	.venv-oldest/bin/python -m pip install --quiet --editable ".[grpc]" --group test "dlt[duckdb]==$(OLDEST_DLT)"
-	.venv-oldest/bin/python -m pytest --quiet --numprocesses $(JOBS) --dist loadfile tests/test_runs.py tests/test_secrets.py tests/test_settings.py \
+	.venv-oldest/bin/python -m pytest --quiet --numprocesses $(JOBS) --dist worksteal -m "not long" \
+		tests/test_runs.py tests/test_secrets.py tests/test_settings.py \
 		tests/test_logs_attach.py tests/test_spans.py tests/test_sentry.py tests/test_quiet.py \
 		tests/test_outcome.py tests/test_schema_changes.py tests/test_aside.py tests/test_ledger.py tests/test_save.py \
 		tests/test_retries.py tests/test_lost_runs.py

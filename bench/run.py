@@ -46,7 +46,7 @@ _PACKAGES = (
     "sentry-sdk", "structlog",
 )  # fmt: skip
 _ROUNDS = 25
-_QUICK_ROUNDS = 2
+_QUICK_ROUNDS = 1
 
 
 def main() -> None:
@@ -78,7 +78,7 @@ def _options() -> argparse.Namespace:
         "--rounds", type=_positive, default=None, help=f"of each figure, {_ROUNDS} by default"
     )
     parser.add_argument(
-        "--quick", action="store_true", help="a few rounds: to see that it works, not to believe"
+        "--quick", action="store_true", help="one round: to see that it works, not to believe"
     )
     parser.add_argument("--long", action="store_true", help="also the figures that take minutes")
     parser.add_argument(

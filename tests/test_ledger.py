@@ -311,6 +311,7 @@ def test_a_ledger_that_was_deleted_is_made_anew(pipeline, tmp_path):
     assert dltobs.status()["ledger"].dropped == 0
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("options", [{}, {"dev_mode": True}])
 def test_each_dataset_has_all_tables(pipeline, tmp_path, options):
     """Those that `run()` is given, and those of `dev_mode`, which has a new one each time."""
@@ -517,6 +518,7 @@ except Exception:
 """
 
 
+@pytest.mark.long
 def test_what_waits_outlives_the_working_directory(tmp_path, pipeline, ledger):
     """dlt empties it at the next run, as the dataset is not there yet."""
     for _ in range(2):
@@ -665,6 +667,7 @@ def test_a_run_that_sigterm_ends_is_recorded_as_terminated(tmp_path, ledger):
     assert run["finished_at"] is not None
 
 
+@pytest.mark.long
 def test_the_example_queries_answer_after_ok_failed_retried_and_killed_runs(tmp_path, pipeline, monkeypatch):
     """Of two killed runs, the first is noticed by the next run, the second never ended.
 

@@ -218,6 +218,7 @@ pipeline().run([first(), dying()])""",
     assert line["message"].startswith("Run of shop: lost, its process died in extract without a word")
 
 
+@pytest.mark.long
 def test_a_pipeline_that_dies_again_and_again_is_told_to_slack_once(tmp_path, slack):
     """The cooldown is kept in its working directory."""
     variables = {"DLTOBS__SLACK_INCOMING_HOOK": slack.hook}

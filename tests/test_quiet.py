@@ -50,6 +50,7 @@ def run(code: str, folder: object) -> str:
     return done.stdout.splitlines()[-1]
 
 
+@pytest.mark.long
 def test_nothing_is_sent_where_no_endpoint_is_configured(tmp_path):
     """Not a connection, not a name looked up; with `tracing="on"` likewise."""
     assert json.loads(run(CONNECTIONS.format(settings=""), tmp_path)) == []

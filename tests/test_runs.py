@@ -503,6 +503,7 @@ def test_resources_of_every_kind_work_in_the_context_of_extract(pipeline, otlp, 
     assert {span.parent_span_id for span in fetches} == {extract.span_id}
 
 
+@pytest.mark.long
 def test_twenty_pipelines_in_twenty_threads_do_not_mix(pipeline, monkeypatch, otlp, sentry, tmp_path):
     """Every span's parent is in its own trace; no record or event carries another run's ids."""
     import json

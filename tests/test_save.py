@@ -42,6 +42,7 @@ def database(tmp_path):
     return tmp_path / "shop.duckdb"
 
 
+@pytest.mark.long
 def test_it_makes_the_tables_that_dlts_page_makes(pipeline, tmp_path, monkeypatch):
     """Out of the same trace: the same names, columns and numbers of rows."""
     monkeypatch.setenv("API_KEY", SECRET)
