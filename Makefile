@@ -8,8 +8,11 @@ BIN = $(VENV)/bin
 STAMP = $(VENV)/.installed
 BUGSINK = .venv-bugsink
 PREFECT = .venv-prefect
+OLDEST = .venv-oldest
 
-.PHONY: demo test coverage bugsink torture prefect test-prefect test-oldest lint bench wheel clean
+.PHONY: install demo test coverage bugsink torture prefect test-prefect test-oldest lint bench wheel clean
+
+install: $(STAMP) $(BUGSINK)/.installed $(PREFECT)/.installed $(OLDEST)/.installed  ## all environments at once: with --jobs
 
 demo: $(STAMP)  ## run a real pipeline under dltobs and show what one sees
 	$(BIN)/python examples/quickstart.py
@@ -30,11 +33,8 @@ prefect: $(PREFECT)/.installed  ## this project beside Prefect, which brings man
 test-prefect: prefect  ## the tests with a real Prefect server
 	$(PREFECT)/bin/python -m pytest --quiet tests/test_prefect*.py
 
-test-oldest: $(STAMP)  ## what touches dlt's insides, with the oldest dlt that is supported
-	$(PYTHON) -m venv .venv-oldest
-	.venv-oldest/bin/python -m pip install --quiet --upgrade "pip>=25.1"
-	.venv-oldest/bin/python -m pip install --quiet --editable ".[grpc]" --group test "dlt[duckdb]==$(OLDEST_DLT)"
-	.venv-oldest/bin/python -m pytest --quiet --numprocesses $(JOBS) --dist worksteal -m "not long" \
+test-oldest: $(OLDEST)/.installed  ## what touches dlt's insides, with the oldest dlt that is supported
+	$(OLDEST)/bin/python -m pytest --quiet --numprocesses $(JOBS) --dist worksteal -m "not long" \
 		tests/test_runs.py tests/test_secrets.py tests/test_settings.py \
 		tests/test_logs_attach.py tests/test_spans.py tests/test_sentry.py tests/test_quiet.py \
 		tests/test_outcome.py tests/test_schema_changes.py tests/test_aside.py tests/test_ledger.py tests/test_save.py \
@@ -76,5 +76,11 @@ $(PREFECT)/.installed: pyproject.toml Makefile
 		"pytest>=8" "pytest-timeout>=2.3"
 	touch $@
 
+$(OLDEST)/.installed: pyproject.toml Makefile
+	$(PYTHON) -m venv $(OLDEST)
+	$(OLDEST)/bin/python -m pip install --quiet --upgrade "pip>=25.1"
+	$(OLDEST)/bin/python -m pip install --quiet --editable ".[grpc]" --group test "dlt[duckdb]==$(OLDEST_DLT)"
+	touch $@
+
 clean:
-	rm -rf $(VENV) $(BUGSINK) $(PREFECT) .venv-oldest .venv-wheel dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage .import_linter_cache
+	rm -rf $(VENV) $(BUGSINK) $(PREFECT) $(OLDEST) .venv-wheel dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage .import_linter_cache
