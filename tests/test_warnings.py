@@ -29,6 +29,20 @@ def test_a_warning_is_given_once_for_a_reason(warner, caplog):
     assert {(record.name, record.levelname) for record in caplog.records} == {("dltobs", "WARNING")}
 
 
+def test_reasons_that_come_in_turns_are_told_once_each(warner, caplog):
+    """As of a gRPC back end that is not there: UNAVAILABLE, DEADLINE_EXCEEDED, UNAVAILABLE."""
+    for reason in ("refused", "timed out", "refused", "timed out"):
+        warner.warn("otlp", reason)
+    assert [record.getMessage() for record in caplog.records] == ["refused", "timed out"]
+
+
+def test_reasons_that_differ_each_time_are_not_remembered_for_ever(warner, caplog):
+    for number in [*range(150), 0]:
+        warner.warn("otlp", f"request {number} failed")
+    assert len(caplog.records) == 151
+    assert len(warner._told["otlp"]) == 100
+
+
 def test_a_warning_is_without_secrets(warner, caplog):
     warner.warn("otlp", f"refused by https://user:{SECRET}@host 100%")
     assert SECRET not in caplog.text

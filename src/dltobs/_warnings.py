@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 _LOCK_TIMEOUT = 0.5
 """Seconds."""
 
+_REASONS = 100
+"""How many reasons of one subject are remembered; some texts differ each time."""
+
 logger = logging.getLogger("dltobs")
 
 
@@ -29,10 +32,10 @@ class Warner:
     def __init__(self, redactor: Redactor) -> None:
         self._redactor = redactor
         self._lock = threading.Lock()
-        self._last: dict[str, str] = {}
+        self._told: dict[str, dict[str, None]] = {}
 
     def warn(self, subject: str, message: str, *, reason: str | None = None) -> None:
-        """Log `message`, unless the last one about `subject` had the same reason.
+        """Log `message`, unless `subject` was warned of for the same reason before.
 
         Args:
             subject: What it is about, e.g. `sentry`.
@@ -43,9 +46,12 @@ class Warner:
         # bounded: a process forked while another thread held the lock would wait for ever
         is_locked = self._lock.acquire(timeout=_LOCK_TIMEOUT)
         try:
-            if self._last.get(subject) == reason:
+            told = self._told.setdefault(subject, {})
+            if reason in told:
                 return
-            self._last[subject] = reason
+            told[reason] = None
+            if len(told) > _REASONS:
+                del told[next(iter(told))]
         finally:
             if is_locked:
                 self._lock.release()
