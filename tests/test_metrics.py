@@ -483,7 +483,9 @@ def closed_port():
 
 
 @pytest.mark.parametrize("protocol", ["http/protobuf", "grpc"])
-def test_a_back_end_that_is_not_there_is_one_warning_for_each_reason(monkeypatch, pipeline, warnings, protocol):
+def test_a_back_end_that_is_not_there_is_one_warning_for_each_reason(
+    monkeypatch, pipeline, warnings, protocol
+):
     """Also where it is tried again and again."""
     monkeypatch.setenv("OTEL_METRIC_EXPORT_INTERVAL", "100")
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_TIMEOUT", "1")
@@ -506,7 +508,9 @@ def test_a_back_end_that_is_not_there_is_one_warning_for_each_reason(monkeypatch
     assert len(reasons) == len(said)
     assert len(reasons) == len(set(reasons))
     # what gRPC says depends on where it is between two tries to connect
-    expected = {"gRPC DEADLINE_EXCEEDED", "gRPC UNAVAILABLE"} if protocol == "grpc" else {"connection refused"}
+    expected = (
+        {"gRPC DEADLINE_EXCEEDED", "gRPC UNAVAILABLE"} if protocol == "grpc" else {"connection refused"}
+    )
     assert expected >= set(reasons) > set()
 
 
