@@ -87,15 +87,16 @@ class Figure:
 
 
 def side_by_side(
-    contenders: Mapping[str, Contender], rounds: int, *, warm_up: bool = True
+    contenders: Mapping[str, Contender], rounds: int, *, warm_up: bool | None = None
 ) -> dict[str, list[float]]:
     """Run all contenders in each round, in a rotating order, after one round that does not count.
 
     Args:
         contenders: By name.
         rounds: How many count.
-        warm_up: Whether to run that first round.
+        warm_up: Whether to run that first round; by default, unless one round is all there is.
     """
+    warm_up = rounds > 1 if warm_up is None else warm_up
     names = list(contenders)
     seconds: dict[str, list[float]] = {name: [] for name in names}
     for contender in contenders.values() if warm_up else ():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import gc
 import logging
 import os
@@ -14,6 +15,7 @@ import dlt
 import pytest
 from dlt.common import logger as dlt_logger
 from dlt.common.configuration.container import Container
+from dlt.common.configuration.specs import base_configuration
 from dlt.pipeline import trace as dlt_trace
 from opentelemetry import trace
 from opentelemetry.metrics import _internal as metrics
@@ -38,6 +40,14 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 
 # a tenth of the suite's time went into looking for cycles among the objects of dlt's modules
 gc.set_threshold(100_000, 20, 50)
+
+# and a seventh into what dlt asks of the same type hints again and again; the answers cannot change
+for _name in ("extract_inner_hint", "is_secret_hint"):
+    _pure = getattr(base_configuration, _name)
+    _remembered = functools.cache(_pure)
+    for _module in list(sys.modules.values()):
+        if vars(_module).get(_name) is _pure:
+            setattr(_module, _name, _remembered)
 
 _FOREIGN_PREFIXES = ("DLTOBS_", "OTEL_", "SENTRY_", "RUNTIME__", "TRACEPARENT", "TRACESTATE", "BAGGAGE")
 

@@ -34,6 +34,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 METHODS = ("fork", "forkserver", "spawn")
+FORKED_OR_FRESH = ("fork", "spawn")
+"""Where a worker of forkserver differs in nothing from one of spawn."""
 
 WORKERS = (
     PRELUDE
@@ -301,7 +303,7 @@ def test_without_tracing_a_worker_has_the_ids_of_the_run(rotated):
         assert "span_id" not in line
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", FORKED_OR_FRESH)
 def test_a_dead_collector_costs_a_bounded_time_and_fails_nothing(tmp_path, otlp, method):
     otlp.delay = 60
     started = time.monotonic()
@@ -322,7 +324,7 @@ def test_a_dead_collector_costs_a_bounded_time_and_fails_nothing(tmp_path, otlp,
     assert time.monotonic() - started < 20
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", FORKED_OR_FRESH)
 def test_a_failure_in_a_worker_is_that_of_the_run(tmp_path, otlp, method):
     """Its cause is what the worker raised, not the stand-in for its traceback; its span arrives all the same."""
     result = run_workers(MAIN, tmp_path, method, DLTOBS__OTLP_ENDPOINT=otlp.url, FAIL="1")
@@ -339,7 +341,7 @@ def test_a_failure_in_a_worker_is_that_of_the_run(tmp_path, otlp, method):
         assert "in instrumented" in attributes_of(event)["exception.stacktrace"]
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", FORKED_OR_FRESH)
 def test_the_span_of_an_application_s_own_provider_arrives(tmp_path, otlp, method):
     """Where the script sets it in every process; nobody else would flush it in a worker."""
     result = run_workers(
@@ -366,7 +368,7 @@ def test_the_span_of_an_application_s_own_provider_arrives(tmp_path, otlp, metho
     assert {span.parent_span_id for span in users} == {otlp.named("normalize").span_id}
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", FORKED_OR_FRESH)
 def test_what_goes_wrong_in_a_worker_is_a_warning(tmp_path, method):
     """Here a log file that the parent alone can open; the other handlers work."""
     result = run_workers(
