@@ -6,19 +6,21 @@ import os
 import sys
 import threading
 from dataclasses import dataclass, field
+from datetime import datetime, timezone
 from typing import TYPE_CHECKING
 
 from dltobs._context import RunContext, current_run
 from dltobs._describe import chain_of, root_cause
+from dltobs._events import RunFinished
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from contextvars import Token
-    from datetime import datetime
 
     from dlt.pipeline.trace import PipelineStepTrace
 
     from dltobs._attempt_context import RetryAttempt
-    from dltobs._events import Outcome, Package, Run, StepFinished
+    from dltobs._events import LogLine, Outcome, Package, Run, StepFinished
     from dltobs._jobs import WrittenFile
 
 RAISED_BY_SIGNAL = "_dltobs_signal"
@@ -72,6 +74,39 @@ def live_error(state: OpenRun, step_trace: PipelineStepTrace) -> BaseException |
 def comes_from(error: BaseException, other: BaseException | None) -> bool:
     """Whether one exception was raised while or because the other was."""
     return any(one is other for one in chain_of(error))
+
+
+def finished_run(
+    state: OpenRun,
+    finished_at: datetime | None,
+    *,
+    pending: tuple[str, ...],
+    lines: tuple[LogLine, ...],
+    retries: Callable[[], bool | None],
+) -> RunFinished:
+    """The end of a run.
+
+    Args:
+        state: What is known of it.
+        finished_at: When it ended; None is now.
+        pending: The load ids that wait in the working directory.
+        lines: Its last log lines.
+        retries: Says whether the loop in which it failed goes on; asked only then.
+    """
+    outcome = outcome_of(state)
+    return RunFinished(
+        run=state.run,
+        outcome=outcome,
+        started_at=state.started_at,
+        finished_at=finished_at or datetime.now(timezone.utc),
+        steps=tuple(state.finished),
+        failed_step=state.failed,
+        pending_packages=pending,
+        log_lines=lines,
+        partly_loaded_packages=partly_loaded_of(state),
+        aborted_packages=aborted_of(state),
+        will_retry=outcome == "failed" and retries(),
+    )
 
 
 def outcome_of(state: OpenRun) -> Outcome:

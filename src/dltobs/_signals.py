@@ -22,12 +22,11 @@ import contextlib
 import os
 import select
 import signal
-import sys
 import threading
 import time
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from dltobs._processes import die_of
+from dltobs._processes import die_of, main_thread_position
 from dltobs._runs import RAISED_BY_SIGNAL
 from dltobs._wakeup import WakeupDescriptor, close, pipe
 
@@ -256,10 +255,10 @@ class TerminationWatch:
         """Whether the main thread cannot run our handler for this signal: it is in a long C call."""
         if self._previous.get(number) is not signal.SIG_DFL or not self._is_ours(number):
             return False
-        before = _position()
+        before = main_thread_position()
         ready, _, _ = select.select([control], [], [], _CONFIRMATION)
         # a main thread that has moved has run a handler; had it been ours, we had been asked
-        return not ready and self._is_ours(number) and before == _position()
+        return not ready and self._is_ours(number) and before == main_thread_position()
 
     def _is_ours(self, number: int) -> bool:
         return self._is_on and signal.getsignal(number) is self._handler
@@ -294,9 +293,3 @@ class TerminationWatch:
 def _is_dlts(handler: Any) -> bool:
     """Whether a handler is that of dlt, which lets a step drain."""
     return getattr(handler, "__module__", None) == "dlt.common.runtime.signals"
-
-
-def _position() -> object:
-    """Where the main thread is: the same twice means that it has run no bytecode in between."""
-    frame = sys._current_frames().get(threading.main_thread().ident or 0)  # noqa: SLF001 - documented
-    return None if frame is None else (id(frame), frame.f_lasti)

@@ -6,6 +6,7 @@ missing.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from dltobs._events import FailedJob, Package, Resource, Run, Table
@@ -46,6 +47,22 @@ def run_of(trace: PipelineTrace, pipeline: SupportsPipeline) -> Run:
         dataset=pipeline.dataset_name,
         first_run=bool(pipeline.first_run),
         working_dir=getattr(pipeline, "working_dir", None),
+    )
+
+
+def run_of_again(known: Run, trace: PipelineTrace, pipeline: SupportsPipeline, step: str | None) -> Run:
+    """The identity as it is later in the run: destination and dataset may have been given to a step.
+
+    Whether it is the first run is known before the first load only, which ends that if it succeeds; but dlt
+    finds out between the beginning of the run and extract, if the working directory was empty.
+    """
+    run = run_of(trace, pipeline)
+    return replace(
+        run,
+        first_run=known.first_run and (run.first_run or step != "extract"),
+        attempt=known.attempt,
+        retry_id=known.retry_id,
+        surroundings=known.surroundings,
     )
 
 

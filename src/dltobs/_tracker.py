@@ -22,11 +22,11 @@ from dltobs._context import (
     hooked_pipeline,
     inside_hook,
 )
-from dltobs._events import RunFinished, RunStarted, StepStarted
+from dltobs._events import RunStarted, StepStarted
 from dltobs._markers import RunMarkers
-from dltobs._runs import OpenRun, OpenStep, aborted_of, leave, outcome_of, partly_loaded_of, will_retry
+from dltobs._runs import OpenRun, OpenStep, finished_run, leave, will_retry
 from dltobs._step_reader import StepReader
-from dltobs._steps import active_pipeline, pending_packages_of, reactivate, run_of
+from dltobs._steps import active_pipeline, pending_packages_of, reactivate, run_of, run_of_again
 from dltobs._surroundings import remember
 from dltobs._terminated import terminated_run
 
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from dlt.pipeline.trace import PipelineStepTrace, PipelineTrace
 
     from dltobs._dispatch import Dispatcher
-    from dltobs._events import Run
+    from dltobs._events import Run, RunFinished
     from dltobs._warnings import Warner
     from dltobs.logs.handlers import RecentLines
 
@@ -203,7 +203,7 @@ class Tracker:
         if state is None:
             return
         started_at = datetime.now(timezone.utc)
-        self._update(state, trace, pipeline, step)
+        state.run = self._reader.attempt(state.run, lambda: run_of_again(state.run, trace, pipeline, step))
         self._reader.look(state, step, pipeline)
         token = current_run.set(RunContext(state.run.pipeline, step, trace.transaction_id))
         depth = len(state.steps)
@@ -254,32 +254,14 @@ class Tracker:
             return
         step = state.steps.pop()
         try:
-            self._update(state, trace, pipeline)
+            state.run = self._reader.attempt(
+                state.run, lambda: run_of_again(state.run, trace, pipeline, None)
+            )
             finished = self._reader.read(state, step, step_trace, pipeline, step_info)
             state.finished.append(finished)
             self._dispatcher.emit(finished)
         finally:
             leave(step.token)
-
-    def _update(
-        self, state: OpenRun, trace: PipelineTrace, pipeline: SupportsPipeline, step: str | None = None
-    ) -> None:
-        """Look at the identity again: destination and dataset may have been given to a step."""
-        # whether it is the first run is known before the first load only, which ends that if it succeeds; but
-        # dlt finds out between the beginning of the run and extract, if the working directory was empty
-        known = state.run
-
-        def read() -> Run:
-            run = run_of(trace, pipeline)
-            return replace(
-                run,
-                first_run=known.first_run and (run.first_run or step != "extract"),
-                attempt=known.attempt,
-                retry_id=known.retry_id,
-                surroundings=known.surroundings,
-            )
-
-        state.run = self._reader.attempt(state.run, read)
 
     def _end_run(self, trace: PipelineTrace, pipeline: SupportsPipeline) -> None:
         self._reader.load_attempts.end(trace.transaction_id)
@@ -289,22 +271,15 @@ class Tracker:
         is_told = False
         try:
             lines = () if self._recent_lines is None else self._recent_lines.take(trace.transaction_id)
-            outcome = outcome_of(state)
             pending: tuple[str, ...] = ()
             pending = self._reader.attempt(pending, lambda: pending_packages_of(pipeline))
             self._reader.keep_files(state, pending)
-            event = RunFinished(
-                run=state.run,
-                outcome=outcome,
-                started_at=state.started_at,
-                finished_at=trace.finished_at or datetime.now(timezone.utc),
-                steps=tuple(state.finished),
-                failed_step=state.failed,
-                pending_packages=pending,
-                log_lines=lines,
-                partly_loaded_packages=partly_loaded_of(state),
-                aborted_packages=aborted_of(state),
-                will_retry=outcome == "failed" and self._reader.attempt(None, lambda: will_retry(state)),
+            event = finished_run(
+                state,
+                trace.finished_at,
+                pending=pending,
+                lines=lines,
+                retries=lambda: self._reader.attempt(None, lambda: will_retry(state)),
             )
             is_told = True
             self._dispatcher.emit(event)
