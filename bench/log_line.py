@@ -16,7 +16,7 @@ from opentelemetry.sdk.trace import TracerProvider
 from pythonjsonlogger.orjson import OrjsonFormatter
 
 import dltobs
-from dltobs._context import RunContext, current_run
+from dltobs._context.current import RunContext, current_run
 from dltobs.logs.records import CorrelationFilter
 
 if TYPE_CHECKING:

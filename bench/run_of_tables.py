@@ -56,13 +56,14 @@ def _count_everything(account: _Account) -> None:
 
     Not counted is the look at each assignment to a configuration, which would cost less than the counting.
     """
-    from dltobs import _attempts, _learner, _tracker
+    from dltobs._redaction import learner
+    from dltobs._runs import attempts, tracker
     from dltobs.logs import handlers, records
 
     hooks = ("on_start_trace", "on_start_trace_step", "on_end_trace_step", "on_end_trace")
-    account.count(_tracker.Tracker, *hooks)
-    account.count(_attempts.LoadAttempts, "_heard")
-    account.count(_learner.SecretLearner, "_learn")
+    account.count(tracker.Tracker, *hooks)
+    account.count(attempts.LoadAttempts, "_heard")
+    account.count(learner.SecretLearner, "_learn")
     account.count(records.CorrelationFilter, "filter")
     for kind in vars(handlers).values():
         if isinstance(kind, type) and "emit" in dir(kind) and kind.__module__.startswith("dltobs."):

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from dltobs._cooldown import FILE_NAME, Cooldown, key_of
-from dltobs._redaction import Redactor
+from dltobs._alerts.cooldown import FILE_NAME, Cooldown, key_of
+from dltobs._redaction.redactor import Redactor
 from dltobs._warnings import Warner
 from scripts import run_script
 
@@ -191,8 +191,8 @@ def test_processes_that_write_at_once_leave_a_whole_file(tmp_path):
     """The last one wins, so one may have forgotten what another told; none is torn, no other file is left."""
     script = """
     import os
-    from dltobs._cooldown import Cooldown, key_of
-    from dltobs._redaction import Redactor
+    from dltobs._alerts.cooldown import Cooldown, key_of
+    from dltobs._redaction.redactor import Redactor
     from dltobs._warnings import Warner
 
     children = []

@@ -7,8 +7,8 @@ import re
 import pytest
 
 import dltobs
-from dltobs import _crons as crons
 from dltobs import _state
+from dltobs._settings import crons
 
 DSN = "http://publickey00@127.0.0.1:9/42"
 

@@ -20,7 +20,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
 import dltobs
 from conftest import SECRET
 from dltobs import BackendStatus, Redactor, _state
-from dltobs._spool import Spool
+from dltobs._spool.spool import Spool
 from dltobs._warnings import Warner
 from dltobs.sinks.delivery import Delivery, Route, Verdict, reason_of
 from servers import OtlpServer, Server

@@ -8,7 +8,7 @@ import pytest
 
 from dltobs._dispatch import Dispatcher
 from dltobs._events import Failure, Run, RunFinished, StepFinished
-from dltobs._redaction import Redactor
+from dltobs._redaction.redactor import Redactor
 from dltobs._warnings import Warner
 from recording import FailingSink, RecordingSink
 

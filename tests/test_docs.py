@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from dltobs._settings import Settings
+from dltobs._settings.settings import Settings
 
 ROOT = Path(__file__).parent.parent
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("**/*.md"))]

@@ -14,7 +14,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from requests.utils import requote_uri
 
-from dltobs._encodings import (
+from dltobs._redaction.encodings import (
     MIN_LENGTH,
     QUOTED_BYTES,
     base64_forms,

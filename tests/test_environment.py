@@ -13,8 +13,8 @@ from opentelemetry import baggage, trace
 from opentelemetry.sdk.trace import TracerProvider
 
 import dltobs
-from dltobs import _environment
-from dltobs._environment import VARIABLES, parent_context
+from dltobs._context import environment
+from dltobs._context.environment import VARIABLES, parent_context
 from scripts import run_script
 from servers import attributes_of
 
@@ -27,7 +27,7 @@ TRACEPARENT = f"00-{TRACE}-{SPAN}-01"
 def _no_context(monkeypatch):
     for name in VARIABLES:
         monkeypatch.delenv(name, raising=False)
-    _environment._extracted.cache_clear()
+    environment._extracted.cache_clear()
 
 
 def run_once(pipeline, name="shop"):

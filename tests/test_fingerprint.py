@@ -7,8 +7,8 @@ from datetime import datetime, timezone
 
 import pytest
 
+from dltobs._alerts.fingerprint import fingerprint_of, stable, telling_line
 from dltobs._events import FailedJob, Failure, Package, Run, RunFinished, StepFinished
-from dltobs._fingerprint import fingerprint_of, stable, telling_line
 
 AT = datetime(2026, 11, 21, 12, 3, tzinfo=timezone.utc)
 RUN = Run("shop", "0123456789abcdef0123456789abcdef")

@@ -12,8 +12,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from dltobs._events import Job, Run, StepFinished
-from dltobs._redaction import Redactor
-from dltobs._walk import Walk
+from dltobs._redaction.redactor import Redactor
+from dltobs._redaction.walk import Walk
 
 SECRETS = ("hunter2hunter2", "p@ss word/ü", "line one secret\nline two secret")
 REDACTOR = Redactor(SECRETS)

@@ -14,7 +14,7 @@ from dlt.common import known_env
 from dlt.common.configuration.specs import RuntimeConfiguration
 from opentelemetry.sdk import environment_variables as sdk_variables
 
-from dltobs._settings import FIELDS
+from dltobs._settings.settings import FIELDS
 from scripts import run_script
 from servers import attributes_of
 

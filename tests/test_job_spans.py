@@ -21,12 +21,12 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 import dltobs
 from conftest import SECRET
 from dltobs import _state
-from dltobs._attempts import LoadAttempts
-from dltobs._context import RunContext, current_run
+from dltobs._context.current import RunContext, current_run
 from dltobs._events import Attempt, Job, Run, RunFinished, RunStarted, StepFinished, StepStarted
-from dltobs._jobs import load_jobs_of, moment
-from dltobs._redaction import Redactor
-from dltobs._settings import Settings
+from dltobs._redaction.redactor import Redactor
+from dltobs._runs.attempts import LoadAttempts
+from dltobs._runs.jobs import load_jobs_of, moment
+from dltobs._settings.settings import Settings
 from dltobs._warnings import Warner
 from dltobs.sinks.job_spans import OMITTED_BYTES, OMITTED_COUNT, OMITTED_ROWS
 from dltobs.sinks.spans import SpanSink

@@ -21,9 +21,10 @@ from opentelemetry import trace
 
 import dltobs
 from conftest import SECRET
-from dltobs import ConfigurationError, _deadline, _state
-from dltobs._context import current_run
-from dltobs._propagation import LoadThreads
+from dltobs import ConfigurationError, _state
+from dltobs._context.current import current_run
+from dltobs._context.propagation import LoadThreads
+from dltobs._process import deadline
 from recording import FailingSink, RecordingSink
 from scripts import PRELUDE, WITHOUT_THREADS, run_script
 from servers import OtlpServer, attributes_of
@@ -453,7 +454,7 @@ def test_status_can_be_read_after_shutdown_and_begins_anew_with_a_new_set_up(otl
 def test_calls_run_side_by_side_within_one_time_out():
     """Each waits for the others."""
     barrier = threading.Barrier(3, timeout=10)
-    assert _deadline.run_within(10, barrier.wait, barrier.wait, barrier.wait)
+    assert deadline.run_within(10, barrier.wait, barrier.wait, barrier.wait)
 
 
 def test_a_call_that_is_late_or_fails_or_says_no_makes_the_result_false():
@@ -462,41 +463,41 @@ def test_a_call_that_is_late_or_fails_or_says_no_makes_the_result_false():
     def fails():
         raise ValueError
 
-    assert _deadline.run_within(5, lambda: None, lambda: True)
-    assert not _deadline.run_within(5, lambda: None, lambda: False)
-    assert not _deadline.run_within(5, lambda: None, fails)
-    assert not _deadline.run_within(0.01, lambda: None, lambda: event.wait(30))
+    assert deadline.run_within(5, lambda: None, lambda: True)
+    assert not deadline.run_within(5, lambda: None, lambda: False)
+    assert not deadline.run_within(5, lambda: None, fails)
+    assert not deadline.run_within(0.01, lambda: None, lambda: event.wait(30))
     event.set()
 
 
 def test_where_no_thread_can_be_started_any_more_the_spare_ones_keep_the_deadline(monkeypatch):
     """As in the exit of Python 3.12."""
     event = threading.Event()
-    monkeypatch.setattr(_deadline, "_NO_THREADS_AT_EXIT", True)
-    monkeypatch.setattr(_deadline, "_spare", _deadline._SpareThreads())
-    _deadline.reserve(2)
+    monkeypatch.setattr(deadline, "_NO_THREADS_AT_EXIT", True)
+    monkeypatch.setattr(deadline, "_spare", deadline._SpareThreads())
+    deadline.reserve(2)
 
     def start(self):
         raise RuntimeError("can't create new thread at interpreter shutdown")
 
     monkeypatch.setattr(threading.Thread, "start", start)
     begin = time.monotonic()
-    assert not _deadline.run_within(0.1, lambda: event.wait(30), lambda: True)
+    assert not deadline.run_within(0.1, lambda: event.wait(30), lambda: True)
     assert time.monotonic() - begin < 0.1 + SLACK
     event.set()
     numbers = count()
-    assert _deadline.run_within(5, lambda: next(numbers), lambda: next(numbers))
+    assert deadline.run_within(5, lambda: next(numbers), lambda: next(numbers))
     assert next(numbers) == 2
 
 
 def test_where_there_are_no_spare_threads_either_the_calls_are_made_all_the_same(monkeypatch):
-    monkeypatch.setattr(_deadline, "_spare", _deadline._SpareThreads())
+    monkeypatch.setattr(deadline, "_spare", deadline._SpareThreads())
 
     def start(self):
         raise RuntimeError
 
     monkeypatch.setattr(threading.Thread, "start", start)
-    assert _deadline.run_within(0.1, lambda: True)
+    assert deadline.run_within(0.1, lambda: True)
 
 
 class Paused:

@@ -18,7 +18,7 @@ from dlt.common import logger as dlt_logger
 import dltobs
 from conftest import SECRET
 from dltobs import ConfigurationError, JsonFormatter, Redactor
-from dltobs._context import RunContext, current_run
+from dltobs._context.current import RunContext, current_run
 from dltobs._warnings import Warner
 from dltobs.logs.handlers import ConsoleHandler, FileHandler, RecentLines
 from dltobs.logs.text import TextFormatter

@@ -23,7 +23,7 @@ from opentelemetry.sdk.trace import TracerProvider
 import dltobs
 from conftest import SECRET
 from dltobs import JsonFormatter, Redactor
-from dltobs._context import RunContext, current_run
+from dltobs._context.current import RunContext, current_run
 from dltobs.logs import formatters
 from dltobs.logs.records import CorrelationFilter
 

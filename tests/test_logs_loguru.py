@@ -17,7 +17,7 @@ from loguru import logger as loguru_logger
 import dltobs
 from conftest import SECRET
 from dltobs import InterceptHandler, Redactor
-from dltobs._context import RunContext, current_run
+from dltobs._context.current import RunContext, current_run
 from dltobs._warnings import Warner
 from test_logs_json import Bearer, Exploding, record_of
 

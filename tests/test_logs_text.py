@@ -14,7 +14,7 @@ import pytest
 import dltobs
 from conftest import SECRET
 from dltobs import Redactor
-from dltobs._context import RunContext, current_run
+from dltobs._context.current import RunContext, current_run
 from dltobs.logs.records import CorrelationFilter, correlation_of, extra_of, redacted_copy
 from dltobs.logs.text import TEXT_FORMAT, TextFormatter
 from test_logs_json import Bearer, Exploding, Unprintable, record_of

@@ -20,10 +20,10 @@ import dlt
 import pytest
 
 import dltobs
-from dltobs import _markers
-from dltobs._marker_files import FOLDER, Marker, read, write
-from dltobs._markers import SILENCE
-from dltobs._processes import ProcessIdentity, is_alive, own_process
+from dltobs._process.identity import ProcessIdentity, is_alive, own_process
+from dltobs._runs import markers
+from dltobs._runs.marker_files import FOLDER, Marker, read, write
+from dltobs._runs.markers import SILENCE
 from dltobs._small_files import write_whole
 from recording import RecordingSink
 from scripts import PRELUDE
@@ -362,7 +362,7 @@ def test_where_the_process_cannot_be_asked_its_silence_tells(tmp_path, pipeline,
 
 def test_a_run_gives_signs_of_life(tmp_path, pipeline, sink, monkeypatch):
     """A thread renews the time of the marker while the run is on."""
-    monkeypatch.setattr(_markers, "BEAT", 0.05)
+    monkeypatch.setattr(markers, "BEAT", 0.05)
     times = []
 
     @dlt.resource

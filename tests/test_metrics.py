@@ -20,7 +20,7 @@ import dltobs
 from conftest import SECRET
 from dltobs import BackendStatus, Redactor, _state
 from dltobs._events import Job, Run, RunFinished, RunStarted, SchemaChange, StepFinished
-from dltobs._resolution import resolve_settings
+from dltobs._settings.resolution import resolve_settings
 from dltobs.sinks.metrics import BOUNDARIES, MetricSink
 from scripts import run_script
 from servers import OtlpServer, attributes_of

@@ -13,7 +13,7 @@ from dlt.pipeline.exceptions import PipelineStepFailed
 
 import dltobs
 from dltobs._describe import causes_of
-from dltobs._failures import kind_of
+from dltobs._runs.failures import kind_of
 from recording import RecordingSink
 from servers import attributes_of
 

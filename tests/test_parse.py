@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dltobs import _parse as parse
+from dltobs._settings import parse
 
 PARSERS = {
     "boolean": parse.boolean,

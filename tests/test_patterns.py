@@ -13,8 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dltobs import Redactor
-from dltobs._names import KeyNames
-from dltobs._patterns import MARKER, PATTERN_RULES
+from dltobs._redaction.names import KeyNames
+from dltobs._redaction.patterns import MARKER, PATTERN_RULES
 
 settings.register_profile("without deadline", deadline=None)
 settings.load_profile("without deadline")

@@ -13,10 +13,10 @@ from dlt.common.destination.exceptions import DestinationTransientException
 from dlt.pipeline.exceptions import PipelineStepFailed
 
 import dltobs
-from dltobs import _pending_files
-from dltobs._jobs import WrittenFile
-from dltobs._pending_files import FILE_NAME, PendingFiles, known_files
-from dltobs._redaction import Redactor
+from dltobs._redaction.redactor import Redactor
+from dltobs._runs import pending_files
+from dltobs._runs.jobs import WrittenFile
+from dltobs._runs.pending_files import FILE_NAME, PendingFiles, known_files
 from dltobs._warnings import Warner
 from recording import RecordingSink
 from scripts import run_script
@@ -76,7 +76,7 @@ def test_steps_called_one_by_one_know_what_was_written(sink, pipeline):
 
 def test_a_run_that_loads_what_it_wrote_writes_nothing(sink, pipeline, monkeypatch):
     written = []
-    monkeypatch.setattr(_pending_files, "write_json", lambda *args: written.append(args))
+    monkeypatch.setattr(pending_files, "write_json", lambda *args: written.append(args))
     pipeline().run(ROWS, table_name="orders")
     assert sink.run.rows == 7
     assert written == []
@@ -146,7 +146,7 @@ def test_another_process_knows_too(tmp_path):
         b'{"LOAD": {"JOB": [1e400, 1]}}',
         b'{"LOAD": {"JOB": [9223372036854775808, 1]}}',
         b"[" * 100_000,
-        b" " * _pending_files._MAX_SIZE + b"{}",
+        b" " * pending_files._MAX_SIZE + b"{}",
     ],
 )
 def test_a_torn_or_foreign_file_harms_nothing(sink, pipeline, warnings, content):

@@ -13,8 +13,8 @@ from dlt.common.runners import pool_runner
 from opentelemetry import context, trace
 
 import dltobs
-from dltobs._context import current_run
-from dltobs._propagation import LoadThreads
+from dltobs._context.current import current_run
+from dltobs._context.propagation import LoadThreads
 
 
 def work(kind):

@@ -18,8 +18,9 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 import dltobs
-from dltobs import BackendStatus, _state, _step_reader
-from dltobs._context import current_run
+from dltobs import BackendStatus, _state
+from dltobs._context.current import current_run
+from dltobs._runs import step_reader
 from scripts import PRELUDE, run_script
 from servers import OtlpServer, attributes_of
 
@@ -351,14 +352,14 @@ def test_a_sink_that_reconfigures_in_a_hook_costs_no_span_and_no_point(otlp, oth
 
 def test_a_hook_that_is_on_while_the_set_up_changes_tells_the_new_one(monkeypatch, otlp, other, pipeline):
     """As where another thread calls configure() while dlt ends a step in this one."""
-    original = _step_reader.detail_of
+    original = step_reader.detail_of
 
     def detail_of(step, info):
         if step == "normalize":
             dltobs.configure(otlp_endpoint=other.url)
         return original(step, info)
 
-    monkeypatch.setattr(_step_reader, "detail_of", detail_of)
+    monkeypatch.setattr(step_reader, "detail_of", detail_of)
     dltobs.configure(otlp_endpoint=otlp.url)
     pipeline().run([{"id": 1}], table_name="orders")
     dltobs.shutdown()

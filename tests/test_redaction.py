@@ -24,7 +24,7 @@ from requests.utils import requote_uri
 
 from dltobs import Redactor
 from dltobs._events import KEEP
-from dltobs._patterns import WITHHELD
+from dltobs._redaction.patterns import WITHHELD
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -546,13 +546,13 @@ def test_secrets_may_be_learned_while_others_redact():
 
 def test_the_forms_of_a_secret_are_made_once(monkeypatch):
     made: list[str] = []
-    forms = sys.modules["dltobs._redaction"].plain_forms
+    forms = sys.modules["dltobs._redaction.redactor"].plain_forms
 
     def counting(secret: str) -> set[str]:
         made.append(secret)
         return forms(secret)
 
-    monkeypatch.setattr("dltobs._redaction.plain_forms", counting)
+    monkeypatch.setattr("dltobs._redaction.redactor.plain_forms", counting)
     redactor = Redactor()
     for number in range(50):
         redactor.add(f"secret-{number:03}")

@@ -36,8 +36,8 @@ from tenacity import (
 
 import dltobs
 from conftest import SECRET
-from dltobs import _attempt_context
-from dltobs._attempt_context import current_attempt
+from dltobs._runs import attempt_context
+from dltobs._runs.attempt_context import current_attempt
 from recording import RecordingSink
 from scripts import run_script
 from servers import attributes_of
@@ -471,7 +471,7 @@ def test_loops_that_were_left_do_not_pile_up():
         leave_by_break()
     gc.collect()
     Retrying(**options())(lambda: None)
-    assert not _attempt_context._open
+    assert not attempt_context._open
 
 
 def test_shutdown_ends_the_loops_that_are_on(otlp):

@@ -17,7 +17,7 @@ from opentelemetry import trace
 
 import dltobs
 from conftest import SECRET
-from dltobs._context import current_run
+from dltobs._context.current import current_run
 from dltobs._events import RunStarted, StepFinished, StepStarted
 from recording import FailingSink, RecordingSink
 from servers import attributes_of
@@ -393,13 +393,13 @@ def test_a_part_of_dlt_that_cannot_be_read_is_missing_and_nothing_else(
     shop = pipeline()
     shop.run(ROWS, table_name="orders")
     # without an identity there is no run to begin with, so that one fails from its second use on
-    intact = [dltobs._tracker.run_of] if part == "run_of" else []
+    intact = [dltobs._runs.tracker.run_of] if part == "run_of" else []
 
     def unreadable(*args: Any) -> Any:
         return intact.pop()(*args)
 
-    module = "_tracker" if part in {"run_of", "pending_packages_of"} else "_step_reader"
-    monkeypatch.setattr(f"dltobs.{module}.{part}", unreadable)
+    module = "tracker" if part in {"run_of", "pending_packages_of"} else "step_reader"
+    monkeypatch.setattr(f"dltobs._runs.{module}.{part}", unreadable)
     shop.run(ROWS, table_name="orders")
     with pytest.raises(PipelineStepFailed) as caught:
         shop.run(broken_orders())
@@ -576,7 +576,7 @@ def test_texts_of_an_event_are_withheld_if_redaction_fails(pipeline, monkeypatch
     """The run is told all the same, its ids with it."""
     sink = RecordingSink()
     dltobs.configure(sinks=[sink], console="off")
-    monkeypatch.setattr("dltobs._redaction.Redactor._scan", lambda *_: 1 / 0)
+    monkeypatch.setattr("dltobs._redaction.redactor.Redactor._scan", lambda *_: 1 / 0)
     with pytest.raises(PipelineStepFailed):
         pipeline().run(broken_orders())
 

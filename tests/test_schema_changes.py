@@ -16,8 +16,8 @@ from dlt.pipeline.exceptions import PipelineStepFailed
 
 import dltobs
 from dltobs._events import SchemaChange
-from dltobs._schema_changes import changes_of, told, without_ignored
-from dltobs._schema_files import schema_files_of, tables_before
+from dltobs._runs.schema_changes import changes_of, told, without_ignored
+from dltobs._runs.schema_files import schema_files_of, tables_before
 from recording import RecordingSink
 from servers import attributes_of
 
@@ -311,7 +311,9 @@ def test_an_unchanged_schema_is_not_parsed(monkeypatch, sink, pipeline):
     shop = pipeline()
     shop.run(FIRST, table_name="orders")
     parsed = []
-    monkeypatch.setattr("dltobs._schema_files.json.loads", lambda text: parsed.append(text) or loads(text))
+    monkeypatch.setattr(
+        "dltobs._runs.schema_files.json.loads", lambda text: parsed.append(text) or loads(text)
+    )
     shop.run(FIRST, table_name="orders")
     assert not [text for text in parsed if isinstance(text, bytes) and b"version_hash" in text]
     shop.run(SECOND, table_name="orders")

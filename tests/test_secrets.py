@@ -34,8 +34,8 @@ from dlt.sources.helpers.rest_client.auth import APIKeyAuth, BearerTokenAuth, Ht
 
 import dltobs
 from dltobs import Redactor, _state
-from dltobs._learner import SecretLearner
-from dltobs._secrets import secrets_in
+from dltobs._redaction.learner import SecretLearner
+from dltobs._redaction.secrets import secrets_in
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

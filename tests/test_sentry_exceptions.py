@@ -14,7 +14,7 @@ from dlt.pipeline.exceptions import PipelineStepFailed
 import dltobs
 from conftest import SECRET
 from dltobs._events import ExceptionInfo, Failure, Frame
-from dltobs._redaction import Redactor
+from dltobs._redaction.redactor import Redactor
 from dltobs.sinks.sentry_exceptions import exceptions_of
 
 SOURCE = '''

@@ -15,7 +15,7 @@ from opentelemetry.sdk.trace import TracerProvider
 
 import dltobs
 from dltobs import ConfigurationError, Settings, _state
-from dltobs._resolution import resolve_settings
+from dltobs._settings.resolution import resolve_settings
 from scripts import run_script
 
 
@@ -44,7 +44,7 @@ def test_an_argument_wins_over_the_environment_over_the_files_over_the_standard_
     assert resolve_settings({}).service_name == "from-otel"
     write(tmp_path, "config.toml", '[dltobs]\nservice_name = "from-file"\n')
     assert run_script(
-        "from dltobs._resolution import resolve_settings as r; print(r({}).service_name)",
+        "from dltobs._settings.resolution import resolve_settings as r; print(r({}).service_name)",
         tmp_path,
         OTEL_SERVICE_NAME="from-otel",
     ).stdout.split() == ["from-file"]
@@ -398,7 +398,7 @@ def test_settings_with_equal_values_are_equal_wherever_they_come_from(monkeypatc
 
 def test_every_setting_is_an_argument_of_configure():
     """The types of the arguments are written down twice, for editors."""
-    from dltobs._settings import FIELDS, Arguments
+    from dltobs._settings.settings import FIELDS, Arguments
 
     assert set(Arguments.__annotations__) == {*FIELDS, "sinks"}
     assert set(FIELDS) <= set(Settings.__slots__)

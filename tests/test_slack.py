@@ -17,12 +17,13 @@ from dlt.common.utils import obfuscate_pseudo_secret
 
 import dltobs
 from conftest import SECRET
-from dltobs import _alerts, _state
-from dltobs._cooldown import FILE_NAME
+from dltobs import _state
+from dltobs._alerts import links
+from dltobs._alerts.cooldown import FILE_NAME
 from dltobs._events import Run, RunFinished, RunLost, SchemaChange, StepFinished
-from dltobs._redaction import Redactor
-from dltobs._resolution import resolve_settings
-from dltobs._settings import Settings
+from dltobs._redaction.redactor import Redactor
+from dltobs._settings.resolution import resolve_settings
+from dltobs._settings.settings import Settings
 from dltobs._warnings import Warner
 from dltobs.sinks import slack as slack_sink
 from dltobs.sinks import slack_alert
@@ -200,17 +201,17 @@ def test_changes_of_which_there_is_nothing_to_say_are_no_message(slack, monkeypa
 
 
 def test_the_event_in_sentry_is_named(slack):
-    _alerts.publish(RUN.transaction_id, "sentry", "5e067b9ef969e277a05b8f1db869f6d0")
+    links.publish(RUN.transaction_id, "sentry", "5e067b9ef969e277a05b8f1db869f6d0")
     (text,) = emitted(slack, RunFinished(RUN, "lost", AT, AT))
     assert "Sentry: 5e067b9ef969e277a05b8f1db869f6d0" in text
 
 
 def test_what_is_published_of_runs_does_not_grow_for_ever():
     for number in range(1000):
-        _alerts.publish(f"run {number}", "sentry", str(number))
-    assert _alerts.published("run 999") == {"sentry": "999"}
-    assert _alerts.published("run 0") == {}
-    assert len(_alerts._published) <= 256
+        links.publish(f"run {number}", "sentry", str(number))
+    assert links.published("run 999") == {"sentry": "999"}
+    assert links.published("run 0") == {}
+    assert len(links._published) <= 256
 
 
 def test_no_secret_leaves(slack, pipeline, monkeypatch):
@@ -415,7 +416,7 @@ def test_dlts_own_webhook_counts_from_the_environment_and_from_secrets(tmp_path,
     assert slack.paths[2] == "/services/of/our/own"
     result = run_script(
         f"""
-        from dltobs._resolution import resolve_settings
+        from dltobs._settings.resolution import resolve_settings
         settings = resolve_settings({{}})
         print(settings.source_of("slack_incoming_hook"))
         assert {slack.hook!r} not in repr(settings)

@@ -12,7 +12,7 @@ from email.utils import formatdate
 import pytest
 from tenacity import wait_fixed
 
-from dltobs._redaction import Redactor
+from dltobs._redaction.redactor import Redactor
 from dltobs._warnings import Warner
 from dltobs.sinks import slack_sender
 from dltobs.sinks.delivery import Delivery
@@ -292,7 +292,7 @@ def test_a_forked_child_sends_its_own_messages_and_not_its_parents(tmp_path, sla
     slack.replies = [Reply(delay=0.5)]
     result = run_script(
         f"""
-        from dltobs._redaction import Redactor
+        from dltobs._redaction.redactor import Redactor
         from dltobs._warnings import Warner
         from dltobs.sinks.delivery import Delivery
         from dltobs.sinks.slack_sender import Message, SlackSender

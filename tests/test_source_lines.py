@@ -6,7 +6,7 @@ import linecache
 
 import pytest
 
-from dltobs._redaction import Redactor
+from dltobs._redaction.redactor import Redactor
 from dltobs.sinks.source_lines import SourceLines
 
 HIDDEN = [

@@ -15,8 +15,8 @@ from opentelemetry import trace
 from opentelemetry.sdk.trace import TracerProvider
 
 import dltobs
-from dltobs._redaction import Redactor
-from dltobs._span_links import FILE_NAME, SpanLinks
+from dltobs._redaction.redactor import Redactor
+from dltobs._runs.span_links import FILE_NAME, SpanLinks
 from dltobs._warnings import Warner
 from scripts import run_script
 from servers import attributes_of

@@ -14,8 +14,8 @@ import pytest
 
 from conftest import SECRET
 from dltobs import Redactor
-from dltobs._spool import Spool
-from dltobs._spool_files import STALE_AFTER, fingerprint
+from dltobs._spool.files import STALE_AFTER, fingerprint
+from dltobs._spool.spool import Spool
 from dltobs._warnings import Warner
 
 TARGET = "http://collector:4318/v1/traces"
@@ -24,7 +24,7 @@ PRELUDE = """
 import os, sys, time
 from pathlib import Path
 from dltobs import Redactor
-from dltobs._spool import Spool
+from dltobs._spool.spool import Spool
 from dltobs._warnings import Warner
 spool = Spool(Path(sys.argv[1]), 10_000_000, Warner(Redactor()), lambda kind, items: None)
 """

@@ -8,9 +8,9 @@ import threading
 import pytest
 
 from dltobs import BackendStatus
-from dltobs._redaction import Redactor
-from dltobs._tally import Tally, report
+from dltobs._redaction.redactor import Redactor
 from dltobs._warnings import Warner
+from dltobs._workers.tally import Tally, report
 from dltobs.sinks.delivery import Delivery
 from scripts import WITHOUT_THREADS, run_script
 
@@ -71,7 +71,7 @@ def test_children_end_although_the_pipe_is_full(otlp, tmp_path):
         """
         import fcntl, gc, multiprocessing
         import dltobs
-        from dltobs._tally import Tally
+        from dltobs._workers.tally import Tally
 
         dltobs.configure()
         load("shop")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from dltobs._wakeup import WakeupDescriptor, close, pipe
+from dltobs._process.wakeup import WakeupDescriptor, close, pipe
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -22,8 +22,8 @@ import dltobs
 from conftest import SECRET
 from dltobs import Redactor, _state
 from dltobs._warnings import Warner
-from dltobs._worker import Briefing, start
-from dltobs._workers import Carrier
+from dltobs._workers.parent import Carrier
+from dltobs._workers.worker import Briefing, start
 from dltobs.logs.forward import ForwardingHandler, Inbox
 from dltobs.sinks import answers
 from scripts import PRELUDE, run_script
@@ -455,7 +455,7 @@ def test_a_pool_comes_into_being_whatever_fails(monkeypatch, capfd):
         message = "container is broken"
         raise RuntimeError(message)
 
-    monkeypatch.setattr("dltobs._workers.Sender", fail)
+    monkeypatch.setattr("dltobs._workers.parent.Sender", fail)
     pool = create_pool()
     assert Carrier not in pool._initargs[1]
     pool.shutdown()

@@ -15,8 +15,8 @@ from dltobs._version import __version__
 from dltobs.exceptions import ConfigurationError, DltobsError, SaveError
 
 if TYPE_CHECKING:
+    from dltobs._context.environment import propagation_env
     from dltobs._dispatch import Sink
-    from dltobs._environment import propagation_env
     from dltobs._events import (
         Event,
         FailedJob,
@@ -34,11 +34,11 @@ if TYPE_CHECKING:
         StepStarted,
         Table,
     )
-    from dltobs._redaction import Redactor
-    from dltobs._resend import SpoolResult
+    from dltobs._redaction.redactor import Redactor
     from dltobs._runtime import configure, flush_spool, shutdown, status
     from dltobs._save import save
-    from dltobs._settings import Settings
+    from dltobs._settings.settings import Settings
+    from dltobs._spool.resend import SpoolResult
     from dltobs.integrations.retries import tenacity_callbacks
     from dltobs.logs.formatters import JsonFormatter
     from dltobs.logs.loguru import InterceptHandler
@@ -92,23 +92,23 @@ _LAZY = {
     "JsonFormatter": "dltobs.logs.formatters",
     "Outcome": "dltobs._events",
     "Package": "dltobs._events",
-    "Redactor": "dltobs._redaction",
+    "Redactor": "dltobs._redaction.redactor",
     "Resource": "dltobs._events",
     "Run": "dltobs._events",
     "RunFinished": "dltobs._events",
     "RunLost": "dltobs._events",
     "RunStarted": "dltobs._events",
     "SchemaChange": "dltobs._events",
-    "Settings": "dltobs._settings",
+    "Settings": "dltobs._settings.settings",
     "Sink": "dltobs._dispatch",
-    "SpoolResult": "dltobs._resend",
+    "SpoolResult": "dltobs._spool.resend",
     "StepFinished": "dltobs._events",
     "StepStarted": "dltobs._events",
     "Table": "dltobs._events",
     "before_send": "dltobs.sinks.sentry_scrub",
     "configure": "dltobs._runtime",
     "flush_spool": "dltobs._runtime",
-    "propagation_env": "dltobs._environment",
+    "propagation_env": "dltobs._context.environment",
     "save": "dltobs._save",
     "shutdown": "dltobs._runtime",
     "status": "dltobs._runtime",

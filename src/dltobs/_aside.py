@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dltobs._context import inside_hook
+from dltobs._context.current import inside_hook
 from dltobs._describe import text_of
 
 if TYPE_CHECKING:

@@ -5,21 +5,21 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from dltobs import _otel as otel
 from dltobs._describe import text_of
 from dltobs._dispatch import Dispatcher, Sink
 from dltobs._excepthook import ExceptHook
-from dltobs._learner import SecretLearner
-from dltobs._otel import application_has_provider
-from dltobs._redaction import Redactor
-from dltobs._resend import Resending
-from dltobs._resolution import metric_target
-from dltobs._secrets import secrets_in
+from dltobs._process.signals import TerminationWatch
+from dltobs._redaction.learner import SecretLearner
+from dltobs._redaction.redactor import Redactor
+from dltobs._redaction.secrets import secrets_in
+from dltobs._runs.terminated import TerminationReport
+from dltobs._runs.tracker import Callbacks, Tracker
+from dltobs._settings import otel
+from dltobs._settings.otel import application_has_provider
+from dltobs._settings.resolution import metric_target
 from dltobs._setup import Setup
-from dltobs._signals import TerminationWatch
-from dltobs._spool_dir import spool_of
-from dltobs._terminated import TerminationReport
-from dltobs._tracker import Callbacks, Tracker
+from dltobs._spool.place import spool_of
+from dltobs._spool.resend import Resending
 from dltobs._warnings import Warner
 from dltobs.exceptions import ConfigurationError
 from dltobs.sinks.delivery import Delivery
@@ -28,8 +28,8 @@ from dltobs.sinks.one_story import OneStory
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from dltobs._settings import Settings
-    from dltobs._spool import Spool
+    from dltobs._settings.settings import Settings
+    from dltobs._spool.spool import Spool
     from dltobs.integrations.prefect.hook import PrefectHook
     from dltobs.logs.attach import LoggerHook
 

@@ -12,13 +12,13 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NoReturn, TextIO
 
 from dltobs._describe import text_of, type_name
-from dltobs._patterns import WITHHELD
+from dltobs._redaction.patterns import WITHHELD
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from types import TracebackType
 
-    from dltobs._redaction import Redactor
+    from dltobs._redaction.redactor import Redactor
 
     ExcInfo = tuple[type[BaseException], BaseException, TracebackType | None]
 

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 
 from dltobs import _state
 from dltobs._build import build
-from dltobs._redaction import Redactor
-from dltobs._resolution import resolve_settings
+from dltobs._redaction.redactor import Redactor
+from dltobs._settings.resolution import resolve_settings
 from dltobs._warnings import Warner
 
 if TYPE_CHECKING:
@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 
     from typing_extensions import Unpack
 
-    from dltobs._resend import SpoolResult
-    from dltobs._settings import Arguments, Settings
+    from dltobs._settings.settings import Arguments, Settings
+    from dltobs._spool.resend import SpoolResult
     from dltobs.logs.attach import LoggerHook
     from dltobs.sinks.delivery import BackendStatus
 
@@ -74,7 +74,7 @@ def set_up(resolve: Callable[[], Settings]) -> None:
                 running.take_down()
             return
         if running is None:
-            from dltobs._workers import WorkerPools
+            from dltobs._workers.parent import WorkerPools
 
             built.worker_pools = WorkerPools(built)
             built.attach(dlt_was_used=dlt_was_used)

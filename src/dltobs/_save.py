@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from dltobs import _state
 from dltobs._aside import CannotLoadAsideError, Loaded, load_aside, target_of
+from dltobs._context.surroundings import was_watched
 from dltobs._describe import root_cause, text_of, type_name
-from dltobs._surroundings import was_watched
 from dltobs.exceptions import SaveError
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from dlt.common.pipeline import SupportsPipeline
 
     from dltobs._aside import Target
-    from dltobs._redaction import Redactor
+    from dltobs._redaction.redactor import Redactor
 
 _FOLDER = "dltobs_save"
 _MAX_PENDING = 1

@@ -9,10 +9,10 @@ from dataclasses import dataclass, field
 from itertools import product
 from typing import TYPE_CHECKING, Any
 
-from dltobs import _otel as otel
-from dltobs._attempt_context import end_all as end_retry_loops
-from dltobs._deadline import LONGEST, reserve, run_within
-from dltobs._propagation import LoadThreads
+from dltobs._context.propagation import LoadThreads
+from dltobs._process.deadline import LONGEST, reserve, run_within
+from dltobs._runs.attempt_context import end_all as end_retry_loops
+from dltobs._settings import otel
 from dltobs.sinks.metrics import MetricSink
 
 if TYPE_CHECKING:
@@ -20,15 +20,15 @@ if TYPE_CHECKING:
 
     from dltobs._dispatch import Dispatcher, Sink
     from dltobs._excepthook import ExceptHook
-    from dltobs._learner import SecretLearner
-    from dltobs._redaction import Redactor
-    from dltobs._resend import Resending
-    from dltobs._settings import Settings
-    from dltobs._signals import TerminationWatch
-    from dltobs._spool import Spool
-    from dltobs._tracker import Tracker
+    from dltobs._process.signals import TerminationWatch
+    from dltobs._redaction.learner import SecretLearner
+    from dltobs._redaction.redactor import Redactor
+    from dltobs._runs.tracker import Tracker
+    from dltobs._settings.settings import Settings
+    from dltobs._spool.resend import Resending
+    from dltobs._spool.spool import Spool
     from dltobs._warnings import Warner
-    from dltobs._workers import WorkerPools
+    from dltobs._workers.parent import WorkerPools
     from dltobs.integrations.prefect.hook import PrefectHook
     from dltobs.logs.attach import LoggerHook
     from dltobs.logs.output import LogOutput

@@ -1,4 +1,4 @@
-"""The mutable state of dltobs: what runs now. `_runtime` writes it, in a worker process `_worker`.
+"""The mutable state of dltobs: what runs now. `_runtime` writes it, in a worker process `_workers.worker`.
 
 It stands apart from `_runtime` so that a formatter of the user's `dictConfig` can find the redactor without
 importing the machinery that starts and stops everything.
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from dltobs._redaction import Redactor
+    from dltobs._redaction.redactor import Redactor
     from dltobs._setup import Setup
     from dltobs.sinks.delivery import Delivery
 
@@ -53,7 +53,7 @@ def is_changing() -> bool:
 
 @functools.cache
 def _patterns_only() -> Redactor:
-    from dltobs._redaction import Redactor
+    from dltobs._redaction.redactor import Redactor
 
     return Redactor()
 

@@ -8,10 +8,10 @@ import threading
 from typing import TYPE_CHECKING
 
 from dltobs._describe import text_of
-from dltobs._patterns import WITHHELD
+from dltobs._redaction.patterns import WITHHELD
 
 if TYPE_CHECKING:
-    from dltobs._redaction import Redactor
+    from dltobs._redaction.redactor import Redactor
 
 _LOCK_TIMEOUT = 0.5
 """Seconds."""

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from dltobs._events import Event, Failure, Run, RunFinished, RunStarted, SchemaChange, StepFinished
 from dltobs._runtime import set_up, shutdown
-from dltobs._settings import Settings
+from dltobs._settings.settings import Settings
 
 try:
     import pytest

@@ -12,9 +12,9 @@ import weakref
 from typing import TYPE_CHECKING, Any, TypedDict
 
 from dltobs import _state
-from dltobs._attempt_context import RetryAttempt, current_attempt, enter, opened, over
 from dltobs._describe import root_cause, text_of, type_name
-from dltobs._patterns import WITHHELD
+from dltobs._redaction.patterns import WITHHELD
+from dltobs._runs.attempt_context import RetryAttempt, current_attempt, enter, opened, over
 from dltobs._warnings import Warner
 from dltobs.integrations.retry_hooks import listen, listener_of
 from dltobs.integrations.retry_spans import Failed, LoopSpans

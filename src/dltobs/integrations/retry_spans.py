@@ -38,7 +38,7 @@ class LoopSpans:
             return None
         from opentelemetry import context
 
-        from dltobs._environment import parent_context
+        from dltobs._context.environment import parent_context
 
         return cls(tracer, f"retry {name}", parent_context() or context.get_current())
 

@@ -115,7 +115,7 @@ def configure_unless_done(*, asked: bool) -> None:
 
             configure()
     except Exception as error:  # noqa: BLE001 - the application has not called us and must not fail for us
-        from dltobs._redaction import Redactor
+        from dltobs._redaction.redactor import Redactor
         from dltobs._warnings import Warner
 
         Warner(Redactor()).warn(_KEY, f"{_KEY}: {error}; dltobs observes nothing")
@@ -132,7 +132,7 @@ def _is_switched_on() -> bool:
     value = os.environ.get(_VARIABLE) or _in_files()
     if value is None:
         return False
-    from dltobs import _parse as parse
+    from dltobs._settings import parse
 
     try:
         return bool(parse.boolean(value))

@@ -11,8 +11,8 @@ from dltobs.logs.text import TEXT_FORMAT, TextFormatter
 if TYPE_CHECKING:
     import logging
 
-    from dltobs._redaction import Redactor
-    from dltobs._settings import Settings
+    from dltobs._redaction.redactor import Redactor
+    from dltobs._settings.settings import Settings
     from dltobs._warnings import Warner
     from dltobs.logs.forward import Outlet
     from dltobs.logs.handlers import ConsoleHandler, FileHandler, RecentLines

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from pythonjsonlogger.orjson import OrjsonFormatter
 
 from dltobs import _state
+from dltobs._context.surroundings import labels_of
 from dltobs._describe import text_of, type_name
-from dltobs._patterns import WITHHELD
+from dltobs._redaction.patterns import WITHHELD
 from dltobs._state import current_redactor
-from dltobs._surroundings import labels_of
 from dltobs.logs.plain import dumps
 from dltobs.logs.records import (
     CORRELATION_ATTRIBUTE,
@@ -29,8 +29,8 @@ if TYPE_CHECKING:
     import logging
     from collections.abc import Mapping
 
-    from dltobs._context import Correlation
-    from dltobs._redaction import Redactor
+    from dltobs._context.current import Correlation
+    from dltobs._redaction.redactor import Redactor
 
 _CONTRACT_KEYS = frozenset(
     {"timestamp", "level", "logger", "message", "service", "environment", "pipeline", "step",

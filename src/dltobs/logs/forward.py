@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from multiprocessing.connection import Connection
     from multiprocessing.synchronize import Lock
 
-    from dltobs._redaction import Redactor
+    from dltobs._redaction.redactor import Redactor
     from dltobs._warnings import Warner
 
     Outlet = tuple[Connection, Lock]

@@ -8,17 +8,17 @@ from typing import TYPE_CHECKING, Any
 
 from loguru import logger
 
+from dltobs._context.surroundings import labels_of
 from dltobs._describe import text_of
-from dltobs._patterns import WITHHELD
+from dltobs._redaction.patterns import WITHHELD
 from dltobs._state import current_redactor
-from dltobs._surroundings import labels_of
 from dltobs.logs.handlers import SafeHandler
 from dltobs.logs.records import correlation_of, exc_info_of, extra_of, redacted_copy
 
 if TYPE_CHECKING:
     import logging
 
-    from dltobs._redaction import Redactor
+    from dltobs._redaction.redactor import Redactor
     from dltobs._warnings import Warner
 
 

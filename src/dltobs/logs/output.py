@@ -11,8 +11,8 @@ if TYPE_CHECKING:
     import logging
     from collections.abc import Sequence
 
-    from dltobs._redaction import Redactor
-    from dltobs._settings import Settings
+    from dltobs._redaction.redactor import Redactor
+    from dltobs._settings.settings import Settings
     from dltobs._warnings import Warner
     from dltobs.logs.forward import Outlet
     from dltobs.logs.handlers import FileHandler, RecentLines

@@ -9,16 +9,16 @@ from itertools import islice
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
-from dltobs._context import Correlation, current_correlation
+from dltobs._context.current import Correlation, current_correlation
 from dltobs._describe import text_of, type_name
-from dltobs._patterns import WITHHELD
+from dltobs._redaction.patterns import WITHHELD
 from dltobs.logs.plain import plain
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from types import FrameType, TracebackType
 
-    from dltobs._redaction import Redactor
+    from dltobs._redaction.redactor import Redactor
 
     ExcInfo = tuple[type[BaseException], BaseException | None, TracebackType | None]
 

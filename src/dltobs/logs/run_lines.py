@@ -5,9 +5,9 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, Any
 
-from dltobs._context import Correlation
+from dltobs._context.current import Correlation
 from dltobs._events import RunFinished, RunLost, StepFinished
-from dltobs._schema_changes import told
+from dltobs._runs.schema_changes import told
 from dltobs.logs.records import CORRELATION_ATTRIBUTE
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from dltobs.logs.plain import dumps
 from dltobs.logs.records import correlation_of, message_of, redacted_copy, stacktrace_of
 
 if TYPE_CHECKING:
-    from dltobs._redaction import Redactor
+    from dltobs._redaction.redactor import Redactor
 
 TEXT_FORMAT = "{asctime}|[{levelname}]|{process}|{thread}|{name}|{filename}|{funcName}:{lineno}|{message}"
 """dlt's own default (`RuntimeConfiguration.log_format`)."""

@@ -13,12 +13,12 @@ from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.trace import Link, SpanContext, TraceState
 from opentelemetry.trace.status import Status
 
-from dltobs._patterns import WITHHELD
+from dltobs._redaction.patterns import WITHHELD
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from dltobs._redaction import Redactor
+    from dltobs._redaction.redactor import Redactor
 
 SCOPE = "dltobs"
 """The instrumentation scope of our own spans, which were made of redacted events."""

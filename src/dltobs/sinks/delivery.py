@@ -19,7 +19,7 @@ from dltobs.sinks.sums import Sums
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from dltobs._spool import Spool
+    from dltobs._spool.spool import Spool
     from dltobs._warnings import Warner
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from opentelemetry.sdk.trace import SpanLimits
 from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 
-from dltobs._spool_files import id_of
+from dltobs._spool.files import id_of
 from dltobs.sinks.clean import Withholding, clean_resource, clean_scope, clean_span, texts_in
 from dltobs.sinks.counted import Counted
 from dltobs.sinks.undelivered import Stored, Undelivered
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from opentelemetry.sdk.resources import Resource
     from opentelemetry.sdk.trace import ReadableSpan
 
-    from dltobs._redaction import Redactor
+    from dltobs._redaction.redactor import Redactor
     from dltobs.sinks.answers import Ear
     from dltobs.sinks.delivery import Delivery
 

@@ -12,7 +12,7 @@ import time
 from itertools import islice
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from dltobs._deadline import LONGEST, run_within
+from dltobs._process.deadline import LONGEST, run_within
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable

@@ -5,14 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from dltobs._events import RunStarted
-from dltobs._otel import application_has_provider
+from dltobs._settings.otel import application_has_provider
 
 if TYPE_CHECKING:
     from opentelemetry.trace import Tracer
 
     from dltobs._events import Event
-    from dltobs._redaction import Redactor
-    from dltobs._settings import Settings
+    from dltobs._redaction.redactor import Redactor
+    from dltobs._settings.settings import Settings
     from dltobs.sinks.spans import OpenRun, SpanSink
 
 

@@ -6,7 +6,7 @@ import platform
 from typing import TYPE_CHECKING
 
 from dltobs._aside import CannotLoadAsideError, target_of
-from dltobs._context import current_correlation, hooked_pipeline
+from dltobs._context.current import current_correlation, hooked_pipeline
 from dltobs._events import RunFinished, RunLost, RunStarted, StepStarted
 from dltobs.sinks.ledger_tables import begun, finished, lost, tags_text
 from dltobs.sinks.ledger_writer import Entry, LedgerWriter
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from dltobs._aside import Target
     from dltobs._events import Event, Run
-    from dltobs._settings import Settings
+    from dltobs._settings.settings import Settings
     from dltobs._warnings import Warner
     from dltobs.sinks.delivery import Delivery
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
+from dltobs._alerts.fingerprint import telling_line
 from dltobs._describe import shortened
 from dltobs._event_parts import total
-from dltobs._fingerprint import telling_line
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping

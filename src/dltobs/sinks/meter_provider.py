@@ -13,7 +13,7 @@ from opentelemetry.sdk.environment_variables import OTEL_METRIC_EXPORT_INTERVAL,
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import MetricsData, PeriodicExportingMetricReader
 
-from dltobs._deadline import run_within
+from dltobs._process.deadline import run_within
 from dltobs.sinks.delivery import Route
 from dltobs.sinks.forwarding import OwnMeterProvider
 from dltobs.sinks.metric_exporters import RedactingMetricExporter
@@ -25,9 +25,9 @@ if TYPE_CHECKING:
 
     from opentelemetry.sdk.metrics.export import MetricExporter
 
-    from dltobs._redaction import Redactor
-    from dltobs._resolution import MetricTarget
-    from dltobs._settings import Settings
+    from dltobs._redaction.redactor import Redactor
+    from dltobs._settings.resolution import MetricTarget
+    from dltobs._settings.settings import Settings
     from dltobs.sinks.answers import Ear
     from dltobs.sinks.delivery import Delivery
 

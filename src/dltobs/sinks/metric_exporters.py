@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from opentelemetry.sdk.metrics.export import Metric, ResourceMetrics, ScopeMetrics
 
-    from dltobs._redaction import Redactor
+    from dltobs._redaction.redactor import Redactor
     from dltobs.sinks.answers import Ear
     from dltobs.sinks.delivery import Delivery
 

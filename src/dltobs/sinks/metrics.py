@@ -21,8 +21,8 @@ from collections import Counter
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from dltobs import _otel as otel
 from dltobs._events import RunFinished, RunLost, RunStarted, StepFinished
+from dltobs._settings import otel
 from dltobs._version import __version__
 
 if TYPE_CHECKING:
@@ -31,9 +31,9 @@ if TYPE_CHECKING:
     from opentelemetry.metrics import MeterProvider
 
     from dltobs._events import Event, Failure, Run
-    from dltobs._redaction import Redactor
-    from dltobs._resolution import MetricTarget
-    from dltobs._settings import Settings
+    from dltobs._redaction.redactor import Redactor
+    from dltobs._settings.resolution import MetricTarget
+    from dltobs._settings.settings import Settings
     from dltobs.sinks.delivery import Delivery
     from dltobs.sinks.meter_provider import OwnMetrics
 

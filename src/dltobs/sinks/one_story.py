@@ -7,8 +7,8 @@ import threading
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from dltobs._attempt_context import listen
 from dltobs._events import RunFinished
+from dltobs._runs.attempt_context import listen
 
 if TYPE_CHECKING:
     from dltobs._dispatch import Sink

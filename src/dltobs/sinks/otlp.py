@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 
 from opentelemetry.sdk.resources import Resource
 
-from dltobs import _otel as otel
+from dltobs._settings import otel
 from dltobs._version import __version__
 from dltobs.exceptions import ConfigurationError
 from dltobs.sinks.answers import Ear, HearsGrpc, ListeningSession, listening
@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from opentelemetry.sdk.metrics.export import MetricExporter
     from opentelemetry.sdk.trace.export import SpanExporter
 
-    from dltobs._redaction import Redactor
-    from dltobs._settings import Settings
+    from dltobs._redaction.redactor import Redactor
+    from dltobs._settings.settings import Settings
 
 T = TypeVar("T")
 

@@ -20,7 +20,7 @@ from opentelemetry.sdk.trace import ReadableSpan, Span, SpanProcessor, TracerPro
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
 from opentelemetry.sdk.trace.id_generator import RandomIdGenerator
 
-from dltobs._deadline import run_within
+from dltobs._process.deadline import run_within
 from dltobs.sinks.clean import SCOPE
 from dltobs.sinks.delivery import Route
 from dltobs.sinks.exporters import RedactingExporter
@@ -33,8 +33,8 @@ if TYPE_CHECKING:
     from opentelemetry.context import Context
     from opentelemetry.sdk.resources import Resource
 
-    from dltobs._redaction import Redactor
-    from dltobs._settings import Settings
+    from dltobs._redaction.redactor import Redactor
+    from dltobs._settings.settings import Settings
     from dltobs.sinks.delivery import Delivery
 
 _CLOSING_TIMEOUT = 0.1

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 from sentry_sdk import Client
 
-from dltobs._alerts import publish
+from dltobs._alerts.fingerprint import NAMES
+from dltobs._alerts.links import publish
 from dltobs._events import RunFinished, RunLost, RunStarted
-from dltobs._fingerprint import NAMES
-from dltobs._patterns import WITHHELD
+from dltobs._redaction.patterns import WITHHELD
 from dltobs.sinks.sentry_crons import check_in_of
 from dltobs.sinks.sentry_event import report
 from dltobs.sinks.sentry_lost import lost_report
@@ -20,8 +20,8 @@ from dltobs.sinks.sentry_transport import transport_class
 
 if TYPE_CHECKING:
     from dltobs._events import Event
-    from dltobs._redaction import Redactor
-    from dltobs._settings import Settings
+    from dltobs._redaction.redactor import Redactor
+    from dltobs._settings.settings import Settings
     from dltobs.sinks.delivery import Delivery
 
 _UNSUCCESSFUL = frozenset({"failed", "terminated"})

@@ -10,13 +10,13 @@ from __future__ import annotations
 import hashlib
 from typing import TYPE_CHECKING, Any
 
-from dltobs._context import current_correlation
-from dltobs._crons import slugified
+from dltobs._context.current import current_correlation
 from dltobs._events import RunFinished
+from dltobs._settings.crons import slugified
 
 if TYPE_CHECKING:
     from dltobs._events import Run, RunStarted
-    from dltobs._settings import Settings
+    from dltobs._settings.settings import Settings
 
 _ENDED_WELL = frozenset({"ok", "ok_with_failed_jobs", "no_data"})
 

@@ -7,8 +7,8 @@ import re
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
+from dltobs._alerts.fingerprint import fingerprint_of, telling_line
 from dltobs._describe import shortened
-from dltobs._fingerprint import fingerprint_of, telling_line
 from dltobs._version import __version__
 from dltobs.sinks.sentry_exceptions import MESSAGE_LENGTH, exceptions_of
 from dltobs.sinks.sentry_tags import tidied
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from dltobs._events import FailedJob, Run, RunFinished, StepFinished
-    from dltobs._redaction import Redactor
+    from dltobs._redaction.redactor import Redactor
 
 _LOG_LEVELS = {"WARNING": "warning", "ERROR": "error", "CRITICAL": "fatal", "DEBUG": "debug"}
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from dltobs._events import Failure, Frame
-    from dltobs._redaction import Redactor
+    from dltobs._redaction.redactor import Redactor
 
 _CONTEXT_LINES = 5
 """Before and after, as Sentry's own SDK has it."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import platform
 from typing import TYPE_CHECKING, Any
 
-from dltobs._fingerprint import lost_fingerprint
+from dltobs._alerts.fingerprint import lost_fingerprint
 from dltobs._version import __version__
 from dltobs.sinks.sentry_tags import tidied
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from dltobs._patterns import WITHHELD
+from dltobs._redaction.patterns import WITHHELD
 from dltobs._state import last_redactor
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from dltobs._redaction import Redactor
+    from dltobs._redaction.redactor import Redactor
 
 
 class Kept(NamedTuple):

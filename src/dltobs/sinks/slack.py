@@ -6,10 +6,10 @@ import dataclasses
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING
 
-from dltobs._alerts import published
-from dltobs._cooldown import Cooldown, Permit, key_of
+from dltobs._alerts.cooldown import Cooldown, Permit, key_of
+from dltobs._alerts.fingerprint import fingerprint_of, lost_fingerprint
+from dltobs._alerts.links import published
 from dltobs._events import RunFinished, RunLost, StepFinished
-from dltobs._fingerprint import fingerprint_of, lost_fingerprint
 from dltobs.sinks.slack_alert import (
     Alert,
     is_recovered,
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from dltobs._events import Event
-    from dltobs._settings import Settings
+    from dltobs._settings.settings import Settings
     from dltobs._warnings import Warner
     from dltobs.sinks.delivery import Delivery
 

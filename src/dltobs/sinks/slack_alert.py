@@ -15,7 +15,7 @@ from urllib.parse import quote
 
 from dltobs._describe import shortened
 from dltobs._events import RunFinished
-from dltobs._schema_changes import told
+from dltobs._runs.schema_changes import told
 
 if TYPE_CHECKING:
     from dltobs._events import FailedJob, Failure, Run, RunLost, StepFinished

@@ -12,12 +12,12 @@ import re
 import tokenize
 from typing import TYPE_CHECKING, NamedTuple
 
-from dltobs._patterns import MARKER
+from dltobs._redaction.patterns import MARKER
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from dltobs._redaction import Redactor
+    from dltobs._redaction.redactor import Redactor
 
 _MAX_SIZE = 1_000_000
 """Characters of a file; generated ones are longer."""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from opentelemetry.trace import SpanContext, Status, StatusCode, TraceFlags
 
 from dltobs._describe import shortened
-from dltobs._schema_changes import told
+from dltobs._runs.schema_changes import told
 from dltobs.sinks.job_spans import nanoseconds
 
 if TYPE_CHECKING:

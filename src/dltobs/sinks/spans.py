@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 from opentelemetry import context, trace
 from opentelemetry.trace import Span, SpanKind, Tracer
 
-from dltobs._environment import parent_context
+from dltobs._context.environment import parent_context
 from dltobs._events import RunFinished, RunLost, RunStarted, StepFinished, StepStarted
-from dltobs._otel import application_has_provider
+from dltobs._settings.otel import application_has_provider
 from dltobs._version import __version__
 from dltobs.sinks.job_spans import JobSpans, nanoseconds
 from dltobs.sinks.span_content import describe_step, identity_of
@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from opentelemetry.trace import TracerProvider
 
     from dltobs._events import Event
-    from dltobs._redaction import Redactor
-    from dltobs._settings import Settings
+    from dltobs._redaction.redactor import Redactor
+    from dltobs._settings.settings import Settings
     from dltobs.sinks.delivery import Delivery
     from dltobs.sinks.provider import OwnTracing
 

@@ -7,7 +7,7 @@ import importlib.util
 import sys
 from typing import Any, NamedTuple
 
-from dltobs._deadline import run_within
+from dltobs._process.deadline import run_within
 
 _LOOKUP_TIMEOUT = 2.0
 """Seconds, once for each deployment in a process: only the API knows its name."""

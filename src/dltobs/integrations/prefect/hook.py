@@ -12,8 +12,8 @@ from dltobs.integrations.prefect.tracing import FlowSpans
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from dltobs._redaction import Redactor
-    from dltobs._settings import Settings
+    from dltobs._redaction.redactor import Redactor
+    from dltobs._settings.settings import Settings
     from dltobs._warnings import Warner
 
 

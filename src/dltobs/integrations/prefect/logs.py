@@ -12,7 +12,7 @@ from dltobs.logs.handlers import SafeHandler
 from dltobs.logs.records import redacted_copy
 
 if TYPE_CHECKING:
-    from dltobs._redaction import Redactor
+    from dltobs._redaction.redactor import Redactor
     from dltobs._warnings import Warner
 
 

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from dltobs import _state
 from dltobs._arrivals import Arrival
-from dltobs._environment import context_of
-from dltobs._redaction import Redactor
-from dltobs._settings import FIELDS, Settings
+from dltobs._context.environment import context_of
+from dltobs._redaction.redactor import Redactor
+from dltobs._settings.settings import FIELDS, Settings
 from dltobs._warnings import Warner
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from dltobs._describe import shortened
 from dltobs._event_parts import total
-from dltobs._schema_changes import told
+from dltobs._runs.schema_changes import told
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence

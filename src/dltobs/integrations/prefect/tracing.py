@@ -10,7 +10,7 @@ import functools
 from typing import TYPE_CHECKING, Any
 
 from dltobs._arrivals import Arrival
-from dltobs._environment import carrier_of, parent_context
+from dltobs._context.environment import carrier_of, parent_context
 
 if TYPE_CHECKING:
     from collections.abc import Callable

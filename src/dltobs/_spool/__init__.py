@@ -1,0 +1,1 @@
+"""Keeps on disk what a back end did not take, and sends it later."""

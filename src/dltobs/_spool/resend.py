@@ -1,0 +1,162 @@
+"""Sends what the spool has kept, one delivery after another: in the background, or when it is asked to."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections import Counter
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from dltobs._process.deadline import LONGEST, run_within
+from dltobs._spool.files import fingerprint
+from dltobs._warnings import logger
+from dltobs.sinks.delivery import Verdict
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from dltobs._spool.spool import Claim, Spool
+    from dltobs._warnings import Warner
+    from dltobs.sinks.delivery import Delivery, Route
+
+
+_MAX_FAILURES = 3
+"""Deliveries of one back end, in a turn, that may fail for what is in them."""
+
+
+@dataclass(frozen=True, slots=True)
+class SpoolResult:
+    """What became of the items (spans, events) of one back end in the spool.
+
+    Attributes:
+        sent: Items that the back end acknowledged, also in the background since `configure()`.
+        dropped: Items that it refused for good, and which are gone; likewise.
+        left: Items that are still in the spool, also those for another address than that of today.
+        last_error: Why the last ones were not taken.
+    """
+
+    sent: int = 0
+    dropped: int = 0
+    left: int = 0
+    last_error: str | None = None
+
+
+class Resending:
+    """The way from the spool to the back ends of one set-up.
+
+    Args:
+        spool: Where deliveries are.
+        deliveries: The back ends, by name; only what is for the very address of one is sent to it.
+        warner: Told of failures of our own.
+    """
+
+    def __init__(self, spool: Spool, deliveries: Mapping[str, Delivery], warner: Warner) -> None:
+        self._spool = spool
+        self._deliveries = deliveries
+        self._warner = warner
+        self._lock = threading.Lock()
+        self._stopped = threading.Event()
+        self._results: dict[str, SpoolResult] = {}
+        self._thread: threading.Thread | None = None
+
+    def start(self) -> None:
+        """Send in the background, if there is anything."""
+        if self._routes() and os.path.isdir(self._spool.folder):  # noqa: PTH112 - this one raises nothing
+            self._thread = threading.Thread(target=self._work, name="dltobs-spool", daemon=True)
+            self._thread.start()
+
+    def stop(self) -> None:
+        """Begin with no more deliveries."""
+        self._stopped.set()
+
+    def wait(self, timeout: float) -> bool:
+        """Wait for what goes on in the background. False: it goes on still."""
+        if self._thread is not None:
+            self._thread.join(timeout)
+        return self._thread is None or not self._thread.is_alive()
+
+    def run(self, timeout: float | None) -> dict[str, SpoolResult]:
+        """Send now, for at most `timeout` seconds; a delivery that is on its way then is not waited for.
+
+        Returns:
+            What became of all since this was called before.
+        """
+        if timeout is None:
+            self._send_all(None)
+        else:
+            deadline = time.monotonic() + min(timeout, LONGEST)
+            run_within(timeout, lambda: self._send_all(deadline))
+        results, self._results = self._results, {}
+        for entry in self._spool.entries():
+            before = results.get(entry.kind, SpoolResult())
+            results[entry.kind] = replace(before, left=before.left + entry.items)
+        return results
+
+    def _routes(self) -> dict[tuple[str, str], tuple[Delivery, Route]]:
+        return {
+            (name, fingerprint(one.route.target)): (one, one.route)
+            for name, one in self._deliveries.items()
+            if one.route is not None
+        }
+
+    def _work(self) -> None:
+        try:
+            self._send_all(None)
+        except Exception as error:  # noqa: BLE001 - a thread of ours must not print its end
+            self._warner.internal_error("spool", error)
+
+    def _send_all(self, deadline: float | None) -> None:
+        """Send all that can be sent. A back end that is down is not asked again in this turn.
+
+        Where the trouble may be with one delivery alone, those behind it are tried, but not without end.
+        """
+        left = -1 if deadline is None else max(deadline - time.monotonic(), 0.0)
+        if not self._lock.acquire(timeout=left):
+            return
+        try:
+            routes = self._routes()
+            failures: Counter[str] = Counter()
+            for entry in self._spool.entries():
+                if self._stopped.is_set() or (deadline is not None and time.monotonic() >= deadline):
+                    break
+                found = routes.get((entry.kind, entry.target))
+                claim = None if found is None else self._spool.claim(entry)
+                if found is None or claim is None:
+                    continue
+                delivery, route = found
+                verdict = self._send(claim, route, delivery)
+                results = self._results
+                results[entry.kind] = _added(results.get(entry.kind, SpoolResult()), verdict, entry.items)
+                if not (verdict.is_taken or verdict.is_refused):
+                    failures[entry.kind] += 1
+                    if not verdict.may_be_its_own or failures[entry.kind] >= _MAX_FAILURES:
+                        del routes[entry.kind, entry.target]
+        finally:
+            self._lock.release()
+
+    def _send(self, claim: Claim, route: Route, delivery: Delivery) -> Verdict:
+        verdict = Verdict(may_be_its_own=True)
+        try:
+            verdict = route.resend(claim.payload)
+        except Exception as error:  # noqa: BLE001 - it stays where it is
+            self._warner.internal_error(f"spool, {delivery.name}", error)
+        if verdict.is_taken or verdict.is_refused:
+            self._spool.done(claim)
+            logger.debug("%s: %d items from the spool", delivery.name, claim.entry.items)
+        else:
+            self._spool.release(claim)
+        lost = claim.entry.items if verdict.is_refused else verdict.rejected
+        if lost:
+            delivery.lost_from_spool(lost, verdict.reason or "rejected")
+        return verdict
+
+
+def _added(before: SpoolResult, verdict: Verdict, items: int) -> SpoolResult:
+    lost = items if verdict.is_refused else verdict.rejected
+    return SpoolResult(
+        sent=before.sent + (items - verdict.rejected if verdict.is_taken else 0),
+        dropped=before.dropped + lost,
+        last_error=verdict.reason or before.last_error,
+    )

@@ -1,0 +1,1 @@
+"""Sets dltobs up in the worker processes in which dlt normalizes."""
