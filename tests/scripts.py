@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 import textwrap
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from forge import forge
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+_FIRST_IMPORTS = re.compile(
+    r"\s*(import (sys|json|os|logging|signal)(, (sys|json|os|logging|signal))*\n|os\.environ.*\n)*import dlt\b"
+)
 
 PRELUDE = """
 import sys, json, os
@@ -43,12 +50,37 @@ def run_script(
     """Run a script in `folder`, with these environment variables and none of dltobs' own or its friends."""
     script = folder / "script.py"
     script.write_text(prelude + textwrap.dedent(source))
-    environment: dict[str, Any] = {
-        name: os.environ[name] for name in ("PATH", "HOME", "LANG", "TMPDIR") if name in os.environ
-    }
-    environment |= {"RUNTIME__DLTHUB_TELEMETRY": "false", "DLT_DATA_DIR": str(folder / "dlt"), **variables}
+    return run_python(
+        [str(script)], folder, own_variables(folder, **variables), timeout=timeout, prelude=prelude
+    )
+
+
+def own_variables(folder: Path, **variables: str) -> dict[str, str]:
+    """These environment variables, a data directory in `folder`, and what any process needs."""
+    needed = {name: os.environ[name] for name in ("PATH", "HOME", "LANG", "TMPDIR") if name in os.environ}
+    return needed | {"RUNTIME__DLTHUB_TELEMETRY": "false", "DLT_DATA_DIR": str(folder / "dlt"), **variables}
+
+
+def run_python(
+    command: list[str], folder: Path, environment: dict[str, str], *, timeout: float = 60, prelude: str = ""
+) -> subprocess.CompletedProcess[str]:
+    """Run Python in a process of its own, and wait for it.
+
+    Args:
+        command: The arguments: `-c` and code, or the path of a script.
+        folder: Where.
+        environment: All of it.
+        timeout: Seconds.
+        prelude: What the code begins with. If that imports dlt, it may run in a process which has done so.
+    """
+    imports_dlt_first = _FIRST_IMPORTS.match(prelude) is not None
+    if imports_dlt_first and forge().lock.acquire(blocking=False):
+        try:
+            return forge().run(command, folder, environment, timeout)
+        finally:
+            forge().lock.release()
     return subprocess.run(
-        [sys.executable, str(script)],
+        [sys.executable, *command],
         cwd=folder,
         env=environment,
         capture_output=True,

@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 import logging
 import logging.config
-import subprocess
+import os
 import sys
 import textwrap
+from typing import TYPE_CHECKING
 
 import pytest
 from dlt.common import logger as dlt_logger
@@ -18,6 +19,10 @@ from conftest import SECRET
 from dltobs import ConfigurationError
 from dltobs.logs import attach
 from dltobs.logs.handlers import ConsoleHandler
+from scripts import run_python
+
+if TYPE_CHECKING:
+    import subprocess
 
 PRELUDE = f"""
 import json, logging, os, sys
@@ -38,20 +43,9 @@ def pipeline(): return dlt.pipeline("shop", destination="dummy", pipelines_dir="
 
 
 def run(script: str, tmp_path, **environment: str) -> subprocess.CompletedProcess[str]:
-    """A fresh interpreter; the lines of its stderr are the console."""
-    import os
-
+    """A process of its own; the lines of its stderr are the console."""
     env = {**os.environ, "DLT_DATA_DIR": str(tmp_path / "dlt"), **environment}
-    script = PRELUDE + textwrap.dedent(script)
-    done = subprocess.run(
-        [sys.executable, "-c", script],
-        capture_output=True,
-        text=True,
-        env=env,
-        cwd=tmp_path,
-        timeout=60,
-        check=False,
-    )
+    done = run_python(["-c", PRELUDE + textwrap.dedent(script)], tmp_path, env, prelude=PRELUDE)
     assert SECRET not in done.stderr
     return done
 

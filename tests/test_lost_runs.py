@@ -26,7 +26,7 @@ from dltobs._runs.marker_files import FOLDER, Marker, read, write
 from dltobs._runs.markers import SILENCE
 from dltobs._small_files import write_whole
 from recording import RecordingSink
-from scripts import PRELUDE
+from scripts import PRELUDE, own_variables, run_python
 from servers import attributes_of
 
 ID = "0123456789abcdef0123456789abcdef"
@@ -48,17 +48,8 @@ pipeline().run(dying())
 
 
 def run_in(folder: Path, source: str, **variables: str) -> subprocess.CompletedProcess[str]:
-    environment = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}
-    environment |= {"RUNTIME__DLTHUB_TELEMETRY": "false", "DLT_DATA_DIR": str(folder / "dlt"), **variables}
-    return subprocess.run(
-        [sys.executable, "-c", PRELUDE + source],
-        cwd=folder,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+    code = PRELUDE + source
+    return run_python(["-c", code], folder, own_variables(folder, **variables), prelude=PRELUDE)
 
 
 def kill_a_run(folder: Path, **variables: str) -> Marker:
