@@ -508,6 +508,17 @@ def test_the_reason_is_the_innermost_error_of_the_operating_system():
     assert reason_of(RuntimeError(SECRET)) == "RuntimeError"
 
 
+def test_a_reason_is_cut_after_its_secrets_are_gone(warnings):
+    """Half a secret would not be found."""
+    delivery = Delivery("slack", "messages", Warner(Redactor([SECRET])))
+    for length in range(90, 215):
+        delivery.submitted(1)
+        delivery.dropped(1, reason_of(OSError("x" * length + SECRET + "y" * 300)))
+        assert SECRET[:4] not in str(delivery.status)
+        assert len(delivery.status.last_error) <= 200
+    assert SECRET[:4] not in str(warnings())
+
+
 def test_a_loop_in_the_chain_of_an_exception_ends():
     first, second = ValueError(), KeyError()
     first.__cause__, second.__cause__ = second, first

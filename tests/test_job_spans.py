@@ -7,6 +7,7 @@ import itertools
 import threading
 import time
 from datetime import datetime, timedelta, timezone
+from types import SimpleNamespace
 
 import dlt
 import pytest
@@ -351,6 +352,45 @@ def test_what_fails_in_hearing_an_attempt_is_one_warning(monkeypatch, caplog):
         attempts.detach()
     assert len([record for record in caplog.records if record.name == "dltobs"]) == 1
     assert attempts.take("ab" * 16) == {}
+
+
+class LongJob:
+    """Its error holds a secret where the memory of messages ends."""
+
+    def __init__(self, length: int) -> None:
+        self._error = ValueError("x" * length + SECRET + "y" * 10_000)
+
+    def run_managed(self) -> None:
+        """Nothing to do."""
+
+    def state(self) -> str:
+        return "retry"
+
+    def exception(self) -> ValueError:
+        return self._error
+
+    def job_id(self) -> str:
+        return "orders.1.jsonl"
+
+    def job_file_info(self) -> SimpleNamespace:
+        return SimpleNamespace(retry_count=0)
+
+
+@pytest.mark.parametrize("length", [8192 - 20, 8192 - 10, 8192 - 4])
+def test_the_message_of_an_attempt_is_cut_after_its_secrets_are_gone(monkeypatch, length):
+    monkeypatch.setattr(RunnableLoadJob, "run_managed", lambda job: job.run_managed())
+    attempts = LoadAttempts(Warner(Redactor([SECRET])))
+    attempts.attach()
+    attempts.begin("ab" * 16)
+    token = current_run.set(RunContext("shop", "load", "ab" * 16))
+    try:
+        RunnableLoadJob.run_managed(LongJob(length))
+    finally:
+        current_run.reset(token)
+        attempts.detach()
+    ((attempt,),) = attempts.take("ab" * 16).values()
+    assert len(attempt.message) == 8192
+    assert SECRET[:4] not in attempt.message
 
 
 def events_alive():

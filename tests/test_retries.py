@@ -170,6 +170,23 @@ def test_each_attempt_has_a_line_with_the_wait_and_the_reason(pipeline, lines, c
     assert (first.attempt, first.wait, first.error_type) == (1, 0.01, "ConnectionError")
 
 
+def test_a_reason_in_one_line_has_no_secret_of_several(lines):
+    """Nor one with spaces, which are made one."""
+    key, phrase = "-----BEGIN KEY-----\nhunter22x\n-----END KEY-----", "correct  horse  battery"
+    dltobs.configure()
+    lines.listen()
+    dltobs._state.runtime.redactor.add(key, phrase)
+
+    def fail() -> None:
+        raise ConnectionError(f"denied for\n{key} and {phrase}")
+
+    with pytest.raises(ConnectionError):
+        Retrying(**options())(fail)
+    told = " ".join(message for _, message in lines())
+    assert "Attempt 1 of fail failed: ConnectionError: denied for *** and ***" in told
+    assert "horse" not in told
+
+
 @pytest.mark.parametrize("succeed_at", [3, 99])
 def test_the_lines_are_in_the_trace_of_the_loop(pipeline, otlp, tmp_path, succeed_at):
     """Those on an attempt bear the id of its span, that on the end of a failed loop the loop's."""

@@ -302,6 +302,18 @@ def test_spans_that_a_collector_rejects_later_are_counted(otlp, pipeline, kept):
     assert kept() == []
 
 
+def test_the_result_of_a_flush_has_no_secret(otlp, pipeline, kept):
+    """What a collector says of spans that it rejects is its own text."""
+    otlp.status = 503
+    failed_run(pipeline, otlp_endpoint=otlp.url)
+    assert kept()
+    dltobs.configure(otlp_endpoint=otlp.url, metrics="off")
+    otlp.status = 200
+    partial = ExportTracePartialSuccess(rejected_spans=1, error_message="password=hunter22")
+    otlp.content = ExportTraceServiceResponse(partial_success=partial).SerializeToString()
+    assert dltobs.flush_spool()["otlp"].last_error == "password=***"
+
+
 def test_what_was_meant_for_one_back_end_is_not_sent_to_another(otlp, sentry, pipeline, kept):
     """Nor by another kind: it stays until its own address is configured again."""
     otlp.status = sentry.status = 503

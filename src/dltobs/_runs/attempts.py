@@ -96,7 +96,7 @@ class LoadAttempts:
             jobs = None if run is None else self._runs.get(run.transaction_id)
             if jobs is None:
                 return
-            attempt = _attempt(job, started_at, raised)
+            attempt = _attempt(job, started_at, raised, self._warner.clean)
             attempts = jobs.setdefault(attempt.job_id, [])
             if len(attempts) < _MAX_ATTEMPTS:
                 attempts.append(attempt)
@@ -106,7 +106,9 @@ class LoadAttempts:
             self._warner.internal_error("load attempts", error)
 
 
-def _attempt(job: Any, started_at: datetime, raised: BaseException | None) -> Attempt:
+def _attempt(
+    job: Any, started_at: datetime, raised: BaseException | None, clean: Callable[[str], str]
+) -> Attempt:
     # what dlt does not catch, an interrupt among others, leaves the job in the state `running`
     state = text_of(job.state())
     error = raised or job.exception()
@@ -118,5 +120,5 @@ def _attempt(job: Any, started_at: datetime, raised: BaseException | None) -> At
         started_at=started_at,
         finished_at=max(datetime.now(timezone.utc), started_at),
         error_type=None if cause is None else type_name(type(cause)),
-        message=None if cause is None else text_of(cause)[:_MAX_MESSAGE],
+        message=None if cause is None else clean(text_of(cause))[:_MAX_MESSAGE],
     )

@@ -142,6 +142,8 @@ class Resending:
             verdict = route.resend(claim.payload)
         except Exception as error:  # noqa: BLE001 - it stays where it is
             self._warner.internal_error(f"spool, {delivery.name}", error)
+        if verdict.reason is not None:
+            verdict = replace(verdict, reason=self._warner.clean(verdict.reason))
         if verdict.is_taken or verdict.is_refused:
             self._spool.done(claim)
             logger.debug("%s: %d items from the spool", delivery.name, claim.entry.items)

@@ -233,8 +233,9 @@ def _failure_of(state: RetryCallState) -> Failed | None:
 def _reason(error: BaseException) -> str:
     """Type and message of the root cause in one line, without secrets."""
     cause = root_cause(error)
-    text = f"{type_name(type(cause))}: {' '.join(text_of(cause).split())}"
     try:
-        return _state.current_redactor().text(text)[:_MAX_REASON]
+        # before lines are joined and the end is cut off: a secret that has been changed is not found
+        clean = _state.current_redactor().text(f"{type_name(type(cause))}: {text_of(cause)}")
+        return " ".join(clean.split())[:_MAX_REASON]
     except Exception:  # noqa: BLE001 - better no reason than a secret
         return WITHHELD

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from dltobs._warnings import Warner
 
 
-_REASON_LENGTH = 120
+_REASON_LENGTH = 200
 _SINGULAR = {"entries": "entry"}
 
 
@@ -155,7 +155,7 @@ class Delivery:
 
     def dropped(self, count: int, reason: str, turn: int = 0) -> None:
         """`count` items are lost. `reason` must be the same text for the same trouble."""
-        reason = self._warner.clean(reason)
+        reason = self._clean(reason)
         with self._lock:
             if self._abandoned or turn < self._turn or count <= 0:
                 return
@@ -178,7 +178,7 @@ class Delivery:
 
     def kept(self, count: int, reason: str, turn: int = 0) -> None:
         """`count` items are in the spool. `reason` must be the same text for the same trouble."""
-        reason = self._warner.clean(reason)
+        reason = self._clean(reason)
         with self._lock:
             if self._abandoned or turn < self._turn or count <= 0:
                 return
@@ -187,7 +187,7 @@ class Delivery:
 
     def lost_from_spool(self, count: int, reason: str) -> None:
         """`count` items, perhaps of an earlier run, are lost that were in the spool."""
-        reason = self._warner.clean(reason)
+        reason = self._clean(reason)
         with self._lock:
             self._submitted += count
             self._failed += count
@@ -196,7 +196,7 @@ class Delivery:
 
     def abandon(self, reason: str) -> None:
         """What is still pending will not be sent by this run any more; a late answer changes nothing."""
-        reason = self._warner.clean(reason)
+        reason = self._clean(reason)
         with self._lock:
             if self._abandoned:
                 return
@@ -265,6 +265,10 @@ class Delivery:
                 reason=f"kept: {reason}",
             )
 
+    def _clean(self, reason: str) -> str:
+        # cut afterwards: half a secret is not found
+        return self._warner.clean(reason)[:_REASON_LENGTH]
+
     def _counted(self, count: int) -> str:
         return f"{count} {_SINGULAR.get(self._items, self._items[:-1]) if count == 1 else self._items}"
 
@@ -295,5 +299,5 @@ def reason_of(error: BaseException) -> str:
     if "timeout" in type(error).__name__.lower() or isinstance(innermost, TimeoutError):
         return "timed out"
     if isinstance(innermost, OSError) and str(innermost):
-        return str(innermost).splitlines()[0][:_REASON_LENGTH]
+        return str(innermost).splitlines()[0]
     return type(innermost).__name__

@@ -25,7 +25,6 @@ _MAX_WAITING = 1000
 """Entries in the queue."""
 _MAX_PENDING = 100
 """Packages that wait in a working directory for a destination that is down."""
-_REASON_LENGTH = 200
 _NAME_LENGTH = 100
 _ROOT = "ledger"
 _FOLDER = "dltobs_ledger"
@@ -196,4 +195,4 @@ def reason(error: BaseException) -> str:
     """Why an entry could not be loaded: the root cause in one line, the same for the same trouble."""
     cause = root_cause(error)
     lines = text_of(cause).strip().splitlines() or [""]
-    return f"{type(cause).__name__}: {lines[0]}"[:_REASON_LENGTH]
+    return f"{type(cause).__name__}: {lines[0]}"
