@@ -22,7 +22,8 @@ from conftest import SECRET
 from dltobs import BackendStatus, Redactor, _state
 from dltobs._spool.spool import Spool
 from dltobs._warnings import Warner
-from dltobs.sinks.delivery import Delivery, Route, Verdict, reason_of
+from dltobs.sinks.delivery import Delivery, Route, Verdict
+from dltobs.sinks.reasons import reason_of
 from servers import OtlpServer, Server
 
 
@@ -504,6 +505,7 @@ def test_the_reason_is_the_innermost_error_of_the_operating_system():
     error = RuntimeError(f"http://u:{SECRET}@host <object at 0x7f>")
     error.__cause__ = ConnectionRefusedError(111, "Connection refused")
     assert reason_of(error) == "connection refused"
+    assert reason_of(OSError(5, f"denied for {SECRET}")) == f"denied for {SECRET}"  # as it is known
     assert reason_of(TimeoutError()) == "timed out"
     assert reason_of(RuntimeError(SECRET)) == "RuntimeError"
 

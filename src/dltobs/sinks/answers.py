@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import requests
 
-from dltobs.sinks.delivery import reason_of
+from dltobs.sinks.reasons import reason_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

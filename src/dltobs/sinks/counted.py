@@ -6,7 +6,7 @@ import threading
 from typing import TYPE_CHECKING, Any
 
 from dltobs.sinks.answers import Answer, Ear, listening
-from dltobs.sinks.delivery import reason_of
+from dltobs.sinks.reasons import reason_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

@@ -11,7 +11,8 @@ from sentry_sdk.consts import EndpointType
 from sentry_sdk.envelope import Envelope, Item, PayloadRef
 from sentry_sdk.transport import HttpTransport
 
-from dltobs.sinks.delivery import Route, Verdict, reason_of
+from dltobs.sinks.delivery import Route, Verdict
+from dltobs.sinks.reasons import reason_of
 from dltobs.sinks.undelivered import Stored, Undelivered
 from dltobs.sinks.untraced import untraced
 

@@ -18,7 +18,7 @@ import requests
 import urllib3
 
 from dltobs._version import __version__
-from dltobs.sinks.delivery import reason_of
+from dltobs.sinks.reasons import reason_of
 from dltobs.sinks.untraced import untraced
 
 if TYPE_CHECKING:

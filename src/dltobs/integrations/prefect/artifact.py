@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from dltobs._events import RunFinished
 from dltobs.integrations.prefect.context import PrefectRun, api_client, current_prefect_run
 from dltobs.integrations.prefect.report import key_of, report
-from dltobs.sinks.delivery import reason_of
+from dltobs.sinks.reasons import reason_of
 
 if TYPE_CHECKING:
     from dltobs._events import Event
