@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import tempfile
+from contextlib import ExitStack
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 from unittest import mock
@@ -69,9 +70,16 @@ class _Collector(SpanProcessor):
 
 def replayed_load(rounds: int) -> Figure:
     jobs = 10_000 if rounds > _FEW_ROUNDS else _FEW_JOBS
-    calls = _recorded(jobs)
-    # dltobs wraps the method in which jobs run; here there is nothing in it
-    with back_end() as port, mock.patch.object(RunnableLoadJob, "run_managed", _nothing):
+    # the folder stays for the rounds: a run leaves a marker in its working directory
+    with (
+        ExitStack() as stack,
+        tempfile.TemporaryDirectory() as folder,
+        back_end() as port,
+        mock.patch.dict(os.environ, DLT_DATA_DIR=folder),
+    ):
+        calls = _recorded(jobs, folder)
+        # dltobs wraps the method in which jobs run; here there is nothing in it
+        stack.enter_context(mock.patch.object(RunnableLoadJob, "run_managed", _nothing))
         endpoint = f"http://127.0.0.1:{port}"
         spans = _delivered_spans(calls, endpoint, jobs)
         count = len(spans)
@@ -103,7 +111,7 @@ def _nothing(*_: Any) -> None:
     """Stands for what a job does."""
 
 
-def _recorded(jobs: int) -> list[_Call]:
+def _recorded(jobs: int, folder: str) -> list[_Call]:
     recorder = _Recorder()
     original = RunnableLoadJob.run_managed
 
@@ -111,7 +119,7 @@ def _recorded(jobs: int) -> list[_Call]:
         original(job, *arguments)
         recorder.calls.append(_Call(None, (job, None, None)))
 
-    with tempfile.TemporaryDirectory() as folder, mock.patch.dict(os.environ, SETTINGS, DLT_DATA_DIR=folder):
+    with mock.patch.dict(os.environ, SETTINGS):
         Container.reset_main_thread()
         pipeline = normalized(folder, jobs)
         modules = [recorder]
