@@ -73,8 +73,7 @@ def run_python(
         timeout: Seconds.
         prelude: What the code begins with. If that imports dlt, it may run in a process which has done so.
     """
-    imports_dlt_first = _FIRST_IMPORTS.match(prelude) is not None
-    if imports_dlt_first and forge().lock.acquire(blocking=False):
+    if _may_be_forked(prelude, environment) and forge().lock.acquire(blocking=False):
         try:
             return forge().run(command, folder, environment, timeout)
         finally:
@@ -88,3 +87,11 @@ def run_python(
         timeout=timeout,
         check=False,
     )
+
+
+def _may_be_forked(prelude: str, environment: dict[str, str]) -> bool:
+    if sys.platform != "linux":  # others have no sockets of the kind that is needed
+        return False
+    # the interpreter reads these when it starts
+    of_python = {name: value for name, value in environment.items() if name.startswith("PYTHON")}
+    return of_python.items() <= os.environ.items() and _FIRST_IMPORTS.match(prelude) is not None

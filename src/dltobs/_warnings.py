@@ -50,8 +50,9 @@ class Warner:
             if reason in told:
                 return
             told[reason] = None
-            if len(told) > _REASONS:
-                del told[next(iter(told))]
+            # each of these is one step for other threads: the lock may not be ours
+            for oldest in list(told)[:-_REASONS]:
+                told.pop(oldest, None)
         finally:
             if is_locked:
                 self._lock.release()
