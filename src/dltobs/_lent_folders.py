@@ -2,6 +2,7 @@
 
 A folder `3` is lent to whoever holds the lock on the file `3.lock`, which the system takes back when the
 process dies. That file is empty but while the folder is lent, and after a loan that has not ended well.
+Where there are no locks, folders are shared, as dlt's own are.
 """
 
 from __future__ import annotations
@@ -12,10 +13,7 @@ import shutil
 import time
 from typing import TYPE_CHECKING
 
-try:
-    import fcntl
-except ImportError:  # there is none on Windows; folders are shared there, as dlt's own are
-    fcntl = None  # type: ignore[assignment]
+from dltobs import _locks
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -43,7 +41,7 @@ def lent(roots: Sequence[Path]) -> Iterator[Path]:
         yield folder
         os.ftruncate(lock, 0)
     finally:
-        _give_back(lock)
+        _locks.give_back(lock)
 
 
 def sweep(parent: Path) -> None:
@@ -83,32 +81,11 @@ def _lock(path: Path) -> int | None:
     """The descriptor of a lock that is ours now; None: somebody has it."""
     lock = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o600)
     try:
-        if _is_taken(lock):
+        if not _locks.take(lock):
             os.close(lock)
             return None
         os.write(lock, b"1")
     except OSError:
-        _give_back(lock)
+        _locks.give_back(lock)
         raise
     return lock
-
-
-def _is_taken(lock: int) -> bool:
-    try:
-        if fcntl is not None:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    except OSError:  # a file system without locks: as on Windows
-        pass
-    return False
-
-
-def _give_back(lock: int) -> None:
-    try:
-        if fcntl is not None:
-            # a child that was forked meanwhile has the descriptor, too
-            with contextlib.suppress(OSError):
-                fcntl.flock(lock, fcntl.LOCK_UN)
-    finally:
-        os.close(lock)

@@ -1,8 +1,8 @@
 """Keeps one failure that comes again and again from being told each time, and counts it instead.
 
 What has been told is kept beside the pipeline's packages, as hashes: a pipeline is often a new process each
-time. Of processes that write at the same moment the last one wins, so that at worst something is told twice
-or counted once too little.
+time. Processes that fail at the same moment take turns; where the file system knows no locks the last one
+wins, and something may be told twice or counted once too little.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from dltobs._describe import text_of
+from dltobs._locks import locked
 from dltobs._small_files import read_json, write_json
 
 if TYPE_CHECKING:
@@ -94,10 +95,11 @@ class Cooldown:
             key: Of `key_of()`.
             now: Seconds since the epoch.
         """
-        now = time.time() if now is None else now
         if self._seconds <= 0:
-            return Permit(folder, key, now)
+            return Permit(folder, key, time.time() if now is None else now)
         with self._changing(folder) as known:
+            # not before: what others told while this one waited for its turn is no future
+            now = time.time() if now is None else now
             before = known.get(key)
             # one that lies in the future was written by a clock that has been put back since
             if before is None or before.since > now:
@@ -129,17 +131,18 @@ class Cooldown:
 
     @contextlib.contextmanager
     def _changing(self, folder: str | None) -> Iterator[dict[str, _Entry]]:
-        """The entries of a folder, which are written when the block ends; one thread at a time."""
+        """The entries of a folder, written when the block ends; one thread of one process at a time."""
         path = None if folder is None else Path(folder) / FILE_NAME
         # bounded: a process forked while another thread held the lock would wait for ever
         is_locked = self._lock.acquire(timeout=_LOCK_TIMEOUT)
         try:
-            known = self._without_folder if path is None else dict(_read(path))
-            yield known
-            for key in sorted(known, key=lambda key: known[key].last)[:-_MAX_ENTRIES]:
-                del known[key]
-            if path is not None:
-                write_json(path, known)
+            with contextlib.nullcontext() if path is None else locked(path.parent, _LOCK_TIMEOUT):
+                known = self._without_folder if path is None else dict(_read(path))
+                yield known
+                for key in sorted(known, key=lambda key: known[key].last)[:-_MAX_ENTRIES]:
+                    del known[key]
+                if path is not None:
+                    write_json(path, known)
         except OSError as error:
             self._warner.warn(
                 "alert cooldown",

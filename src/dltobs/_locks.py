@@ -1,0 +1,67 @@
+"""Locks between processes, which the system takes back when their process dies.
+
+Where there are none (Windows, file systems that know no `flock`) everybody gets them at once.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from typing import TYPE_CHECKING
+
+try:
+    import fcntl
+except ImportError:
+    fcntl = None  # type: ignore[assignment]
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+_PAUSE = 0.002
+"""Seconds."""
+
+
+def take(descriptor: int) -> bool:
+    """Lock an open file or folder, without waiting. False: somebody else has it."""
+    try:
+        if fcntl is not None:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:
+        pass
+    return True
+
+
+def give_back(descriptor: int) -> None:
+    """Unlock and close it. A child that was forked meanwhile holds nothing, though it has the descriptor."""
+    try:
+        if fcntl is not None:
+            with contextlib.suppress(OSError):
+                fcntl.flock(descriptor, fcntl.LOCK_UN)
+    finally:
+        os.close(descriptor)
+
+
+@contextlib.contextmanager
+def locked(folder: Path, timeout: float) -> Iterator[None]:
+    """Keep others who ask out of a folder; no file is made for it.
+
+    Args:
+        folder: One that cannot be opened is not locked.
+        timeout: Seconds, after which the block runs without the lock.
+    """
+    try:
+        descriptor = os.open(folder, os.O_RDONLY)
+    except OSError:
+        yield
+        return
+    try:
+        end = time.monotonic() + timeout
+        while not take(descriptor) and time.monotonic() < end:
+            time.sleep(_PAUSE)
+        yield
+    finally:
+        give_back(descriptor)
