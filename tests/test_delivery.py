@@ -22,8 +22,9 @@ from conftest import SECRET
 from dltobs import BackendStatus, Redactor, _state
 from dltobs._spool.spool import Spool
 from dltobs._warnings import Warner
-from dltobs.sinks.delivery import Delivery, Route, Verdict
+from dltobs.sinks.delivery import Delivery
 from dltobs.sinks.reasons import reason_of
+from dltobs.sinks.route import Route, Verdict
 from servers import OtlpServer, Server
 
 

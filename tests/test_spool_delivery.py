@@ -26,7 +26,8 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
 import dltobs
 from conftest import SECRET
 from dltobs import BackendStatus, ConfigurationError, SpoolResult, _state
-from dltobs.sinks.delivery import Delivery, Route, Verdict
+from dltobs.sinks.delivery import Delivery
+from dltobs.sinks.route import Route, Verdict
 from grpc_server import GrpcServer
 from scripts import PRELUDE, WITHOUT_THREADS, run_script
 from servers import OtlpServer, SentryServer, attributes_of

@@ -12,14 +12,15 @@ from typing import TYPE_CHECKING
 from dltobs._process.deadline import LONGEST, run_within
 from dltobs._spool.files import fingerprint
 from dltobs._warnings import logger
-from dltobs.sinks.delivery import Verdict
+from dltobs.sinks.route import Verdict
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from dltobs._spool.spool import Claim, Spool
     from dltobs._warnings import Warner
-    from dltobs.sinks.delivery import Delivery, Route
+    from dltobs.sinks.delivery import Delivery
+    from dltobs.sinks.route import Route
 
 
 _MAX_FAILURES = 3

@@ -21,6 +21,7 @@ _HTTP_OK = range(200, 300)
 _HTTP_ERROR = 500
 """Of 5xx the one that says nothing of a back end being down."""
 _HTTP_LATER = frozenset({408, 429})
+_TIMED_OUT = "timed out"
 _GRPC_LATER = frozenset(
     {
         "CANCELLED", "UNKNOWN", "DEADLINE_EXCEEDED", "RESOURCE_EXHAUSTED", "ABORTED", "OUT_OF_RANGE",
@@ -96,6 +97,12 @@ class ListeningSession(requests.Session):
         if self.ear.payload is not None:
             headers = {**self.headers, **(kwargs.get("headers") or {})}
             kwargs["data"] = _compressed(self.ear.payload, headers)
+        timeout = kwargs.get("timeout")
+        if isinstance(timeout, (int, float)) and timeout <= 0:
+            # the exporter has paused until its deadline: the answer to its last attempt tells why
+            if self.ear.answer.error is None:
+                self.ear.answered(Answer(_TIMED_OUT))
+            raise requests.Timeout(_TIMED_OUT)
         try:
             response = super().request(*args, **kwargs)
         except Exception as error:

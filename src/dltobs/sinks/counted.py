@@ -60,9 +60,10 @@ class Counted:
                 count, batch, answer.error or "export failed", turn, is_refusal=answer.is_refusal
             )
         self._last_error = None
-        self._undelivered.answered(batch, is_taken=True)
-        self._delivery.delivered(count - answer.rejected, turn)
-        self._delivery.dropped(answer.rejected, answer.error or "rejected", turn)
+        with self._delivery.ending():
+            self._undelivered.answered(batch, is_taken=True)
+            self._delivery.delivered(count - answer.rejected, turn)
+            self._delivery.dropped(answer.rejected, answer.error or "rejected", turn)
         return True
 
     def keep(self, count: int, batch: Sequence[Any], turn: int = 0) -> None:
@@ -74,13 +75,14 @@ class Counted:
         self, count: int, batch: Sequence[Any], reason: str, turn: int, *, is_refusal: bool = False
     ) -> bool:
         self._last_error = reason
-        kept = 0
-        if is_refusal:  # it would be refused again
-            self._undelivered.answered(batch, is_taken=False)
-        else:
-            kept = self._undelivered.keep(batch)
-        self._delivery.kept(kept, reason, turn)
-        self._delivery.dropped(count - kept, reason, turn)
+        with self._delivery.ending() as is_counted:
+            kept = 0
+            if is_refusal:  # it would be refused again
+                self._undelivered.answered(batch, is_taken=False)
+            elif is_counted:
+                kept = self._undelivered.keep(batch)
+            self._delivery.kept(kept, reason, turn)
+            self._delivery.dropped(count - kept, reason, turn)
         return False
 
     def close(self, shutdown: Callable[[], object]) -> None:

@@ -1,8 +1,8 @@
 """Counts what a back end took, what is kept for later and what was lost, and says so once.
 
 What sends to a back end calls `submitted()` for what it is given, then, when the end is known, one of
-`delivered()`, `dropped()`, and where `keep()` has put it into the spool, `kept()`. It sets `route`, so that
-a later run can send what is there, and calls `abandon()` when it is closed.
+`delivered()`, `dropped()`, and where `keep()` has put it into the spool, `kept()`, within `ending()`. It sets
+`route`, so that a later run can send what is there, and calls `abandon()` when it is closed.
 
 Of cumulative sums each export contains those before it, so only the last that was kept or lost counts: they
 are submitted by `replacing()`, and its turn is named with the end.
@@ -10,6 +10,7 @@ are submitted by `replacing()`, and its turn is named with the end.
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -17,13 +18,16 @@ from typing import TYPE_CHECKING
 from dltobs.sinks.sums import Sums
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Iterator
 
     from dltobs._spool.spool import Spool
     from dltobs._warnings import Warner
+    from dltobs.sinks.route import Route
 
 
 _REASON_LENGTH = 200
+_ENDING_TIMEOUT = 10.0
+"""Seconds for a file to be written; whoever closes waits less."""
 _SINGULAR = {"entries": "entry"}
 
 
@@ -42,41 +46,6 @@ class BackendStatus:
     dropped: int = 0
     last_error: str | None = None
     spooled: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Verdict:
-    """How a back end answered to a delivery from the spool.
-
-    Attributes:
-        is_taken: It was acknowledged.
-        is_refused: It will never be taken; neither: it may be tried again.
-        rejected: Items in what was taken that the back end did not want.
-        reason: What went wrong.
-        may_be_its_own: What went wrong may be the fault of this delivery: the back end is there.
-    """
-
-    is_taken: bool = False
-    is_refused: bool = False
-    rejected: int = 0
-    reason: str | None = None
-    may_be_its_own: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Route:
-    """How a back end is reached for what goes through the spool.
-
-    Attributes:
-        target: Its address, from which the spool makes a fingerprint.
-        rescue: Keeps what has no answer yet, when the set-up ends; gives the number of items that were kept.
-        resend: Sends a delivery that was kept, once, with the settings of today. It must not be called by two
-            threads at once.
-    """
-
-    target: str
-    rescue: Callable[[], int]
-    resend: Callable[[bytes], Verdict]
 
 
 class Delivery:
@@ -98,11 +67,16 @@ class Delivery:
         self._spool = spool
         self._items = items
         self._warner = warner
+        self._begin()
+        self._abandoned = self._settled = False
+
+    def _begin(self) -> None:
         self._lock = threading.Lock()
+        self._ended = threading.Condition(self._lock)
         self._status = BackendStatus()
         self._submitted = self._failed = self._told = self._turn = 0
+        self._endings = 0
         self._sums = Sums()
-        self._abandoned = False
 
     @property
     def status(self) -> BackendStatus:
@@ -142,10 +116,27 @@ class Delivery:
             self._turn += 1
             return self._turn
 
+    @contextlib.contextmanager
+    def ending(self) -> Iterator[bool]:
+        """The end of items is known: they are taken out of what waits, perhaps written, and counted.
+
+        `abandon()` waits for that, or it would count as lost what is just being put into the spool. False: it
+        has counted them already, and what still waits is kept by the route.
+        """
+        with self._lock:
+            is_counted = not self._settled
+            self._endings += is_counted
+        try:
+            yield is_counted
+        finally:
+            with self._lock:
+                self._endings -= is_counted
+                self._ended.notify_all()
+
     def delivered(self, count: int, turn: int = 0) -> None:
         """The back end has acknowledged `count` items."""
         with self._lock:
-            if self._abandoned:
+            if self._settled:
                 return
             if turn < self._turn:
                 self._submitted += count
@@ -157,7 +148,7 @@ class Delivery:
         """`count` items are lost. `reason` must be the same text for the same trouble."""
         reason = self._clean(reason)
         with self._lock:
-            if self._abandoned or turn < self._turn or count <= 0:
+            if self._settled or turn < self._turn or count <= 0:
                 return
             self._end(dropped=count, reason=reason)
         self._warn(count, reason)
@@ -180,7 +171,7 @@ class Delivery:
         """`count` items are in the spool. `reason` must be the same text for the same trouble."""
         reason = self._clean(reason)
         with self._lock:
-            if self._abandoned or turn < self._turn or count <= 0:
+            if self._settled or turn < self._turn or count <= 0:
                 return
             self._end(spooled=count, reason=reason)
         self._warn_of_kept(count, reason)
@@ -201,6 +192,8 @@ class Delivery:
             if self._abandoned:
                 return
             self._abandoned = True
+            self._ended.wait_for(lambda: not self._endings, _ENDING_TIMEOUT)
+            self._settled = True
             count = self.pending
         if count <= 0:
             return
@@ -209,6 +202,17 @@ class Delivery:
             self._end(dropped=count - kept, spooled=kept, reason=reason)
         self._warn_of_kept(kept, reason)
         self._warn(count - kept, reason)
+
+    def overdue(self) -> None:
+        """The time for closing is over: say of how many items the end is not known even so."""
+        count = self.pending
+        if count > 0:
+            self._warner.warn(
+                self.name,
+                f"{self.name}: {self._counted(count)} had neither been sent nor put into the spool when the "
+                "time for closing was over",
+                reason="overdue",
+            )
 
     def absorb(self, delivered: int, dropped: int, spooled: int, last_error: str | None) -> None:
         """Add the counts of another process, which has warned of its losses itself."""
@@ -219,10 +223,7 @@ class Delivery:
 
     def forget(self) -> None:
         """Begin anew, in a forked child: what is under way is the parent's."""
-        self._lock = threading.Lock()
-        self._status = BackendStatus()
-        self._submitted = self._failed = self._told = self._turn = 0
-        self._sums = Sums()
+        self._begin()
 
     def _rescued(self) -> int:
         if self._spool is None or self.route is None:

@@ -14,11 +14,11 @@ from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import MetricsData, PeriodicExportingMetricReader
 
 from dltobs._process.deadline import run_within
-from dltobs.sinks.delivery import Route
 from dltobs.sinks.forwarding import OwnMeterProvider
 from dltobs.sinks.metric_exporters import RedactingMetricExporter
 from dltobs.sinks.otlp import address_of, metric_exporter, number_of, resource_of
 from dltobs.sinks.resend import Resender
+from dltobs.sinks.route import Route
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from dltobs.sinks.delivery import Delivery
 
 _CLOSING_MILLIS = 100
-"""For an export that a reader began by itself, and for the end of its thread, which may hang in one."""
+"""For what is put into the spool, and for the end of a reader's thread, which may hang in an export."""
 
 
 class Reader(PeriodicExportingMetricReader):
@@ -133,6 +133,8 @@ class OwnMetrics:
         self._process = os.getpid()
         self._lock = threading.Lock()
         self._is_flushed = False
+        self._deadline = 0.0
+        """Of the last flush."""
 
     def install(self) -> metrics.MeterProvider:
         """Set the global provider, if it is not ours already, and put this set-up behind it.
@@ -167,6 +169,7 @@ class OwnMetrics:
 
     def flush(self, timeout: float) -> bool:
         """Collect and export within `timeout` seconds. True: everything was delivered."""
+        self._deadline = time.monotonic() + timeout
         in_time = run_within(timeout, *(reader.force_flush for reader in self._readers))
         self._is_flushed = in_time
         # each is asked, also after one that lost something
@@ -185,8 +188,8 @@ class OwnMetrics:
             run_within(_CLOSING_MILLIS / 1000, *(reader.force_flush for reader in self._readers))
         for exporter in self._exporters:
             exporter.refuse()
-        # a reader may have begun an export of its own just after the flush
-        deadline = time.monotonic() + (_CLOSING_MILLIS / 1000 if self._is_flushed else 0)
+        # a reader may have begun an export of its own just after the flush, which has its time, too
+        deadline = max(time.monotonic() + _CLOSING_MILLIS / 1000, self._deadline) if self._is_flushed else 0
         while any(one.pending for one in self._deliveries) and time.monotonic() < deadline:
             time.sleep(0.005)
         for exporter in self._exporters:

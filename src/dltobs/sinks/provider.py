@@ -22,10 +22,10 @@ from opentelemetry.sdk.trace.id_generator import RandomIdGenerator
 
 from dltobs._process.deadline import run_within
 from dltobs.sinks.clean import SCOPE
-from dltobs.sinks.delivery import Route
 from dltobs.sinks.exporters import RedactingExporter
 from dltobs.sinks.otlp import address_of, number_of, resource_of, span_exporter
 from dltobs.sinks.resend import Resender
+from dltobs.sinks.route import Route
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

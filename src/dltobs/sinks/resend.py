@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from dltobs.sinks.answers import Answer, Ear, NotTakenError, listening
-from dltobs.sinks.delivery import Verdict
 from dltobs.sinks.reasons import reason_of
+from dltobs.sinks.route import Verdict
 from dltobs.sinks.untraced import untraced
 
 if TYPE_CHECKING:

@@ -11,8 +11,8 @@ from sentry_sdk.consts import EndpointType
 from sentry_sdk.envelope import Envelope, Item, PayloadRef
 from sentry_sdk.transport import HttpTransport
 
-from dltobs.sinks.delivery import Route, Verdict
 from dltobs.sinks.reasons import reason_of
+from dltobs.sinks.route import Route, Verdict
 from dltobs.sinks.undelivered import Stored, Undelivered
 from dltobs.sinks.untraced import untraced
 
@@ -93,8 +93,9 @@ class CountingTransport(HttpTransport):
         current = self._current
         if response.status in _HTTP_OK and current is not None:
             self._current = None
-            self._undelivered.answered(current, is_taken=True)
-            self.delivery.delivered(1)
+            with self.delivery.ending():
+                self._undelivered.answered(current, is_taken=True)
+                self.delivery.delivered(1)
         return response
 
     def _post(self, method: str, endpoint_type: Any, body: Any, headers: Any) -> Any:
@@ -106,13 +107,14 @@ class CountingTransport(HttpTransport):
         current, self._current = self._current, None
         if current is None:  # that has been dealt with
             return
-        kept = 0
-        if is_refusal:
-            self._undelivered.answered(current, is_taken=False)
-        else:
-            kept = self._undelivered.keep(current)
-        self.delivery.kept(kept, reason)
-        self.delivery.dropped(1 - kept, reason)
+        with self.delivery.ending() as is_counted:
+            kept = 0
+            if is_refusal:
+                self._undelivered.answered(current, is_taken=False)
+            elif is_counted:
+                kept = self._undelivered.keep(current)
+            self.delivery.kept(kept, reason)
+            self.delivery.dropped(1 - kept, reason)
 
     def _store(self, envelopes: Sequence[Any]) -> Stored | None:
         """Keep envelopes, each for itself, under the id of its event."""

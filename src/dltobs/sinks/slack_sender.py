@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from tenacity import RetryCallState, RetryError, Retrying, retry_if_result, wait_exponential, wait_random
 
-from dltobs.sinks.delivery import Route, Verdict
+from dltobs.sinks.route import Route, Verdict
 from dltobs.sinks.slack_http import Answer, Webhook
 
 if TYPE_CHECKING:
@@ -150,10 +150,15 @@ class SlackSender:
             self._end(message, answer)
 
     def _end(self, message: Message, answer: Answer) -> None:
-        with self._condition:
-            is_current, self._current = self._current is message, None
-        if not is_current:
-            return  # closed in the meantime, and counted as lost
+        with self._delivery.ending() as is_counted:
+            if not is_counted:
+                return  # closed in the meantime, and kept or lost
+            with self._condition:
+                is_current, self._current = self._current is message, None
+            if is_current:
+                self._count(message, answer)
+
+    def _count(self, message: Message, answer: Answer) -> None:
         if answer.problem is None:
             self._delivery.delivered(1)
             message.ended(True)  # noqa: FBT003 - as above
