@@ -242,8 +242,8 @@ class Setup:
                 self.resending.stop()
             least = _KEEPING_TIMEOUT if self.spool is not None and self.deliveries else _SHORTEST_CLOSE
             run_within(max(deadline - time.monotonic(), least), *(sink.close for sink in self.sinks))
-            for delivery in self.deliveries.values():
-                delivery.overdue()
+            late = [one for one in self.deliveries.values() if one.pending]
+            run_within(_SHORTEST_CLOSE, *(one.overdue for one in late))
             if detach is not None:
                 detach()
             self.log.close()
