@@ -67,7 +67,18 @@ def resource_of(settings: Settings) -> Resource:
     }
     if settings.environment is not None:
         attributes["deployment.environment.name"] = settings.environment
-    return Resource.create(attributes)
+    return _HashedOnce(Resource.create(attributes))
+
+
+class _HashedOnce(Resource):
+    """A resource that reckons its hash, over its JSON, once: the encoder asks for it with each span."""
+
+    def __init__(self, like: Resource) -> None:
+        super().__init__(like.attributes, like.schema_url)
+        self._hash = super().__hash__()
+
+    def __hash__(self) -> int:
+        return self._hash
 
 
 def number_of(variable: str, default: int) -> int:
