@@ -60,9 +60,10 @@ class Bugsink:
     def __init__(self, environment: Path, folder: Path) -> None:
         self._bin = environment / "bin"
         self.folder = folder
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self._port = free.getsockname()[1]
+        # the server inherits it, so that nobody else gets the port before it listens there
+        listener = socket.socket()
+        listener.bind(("127.0.0.1", 0))
+        self._port = listener.getsockname()[1]
         (folder / "bugsink_conf.py").write_text(_SETTINGS.format(folder=folder, port=self._port))
         self._variables = {
             **{name: os.environ[name] for name in ("PATH", "HOME", "LANG", "TMPDIR") if name in os.environ},
@@ -76,13 +77,16 @@ class Bugsink:
         self._token = content["token"]
         self._projects = iter(content["projects"])
         self._log = (folder / "gunicorn.log").open("wb")
-        self._process = subprocess.Popen(
-            [self._bin / "gunicorn", "--bind", f"127.0.0.1:{self._port}", "--threads", "2", "bugsink.wsgi"],
-            cwd=folder,
-            env=self._variables,
-            stdout=self._log,
-            stderr=subprocess.STDOUT,
-        )
+        command = [self._bin / "gunicorn", "--bind", f"fd://{listener.fileno()}", "--threads", "2"]
+        with listener:
+            self._process = subprocess.Popen(
+                [*command, "bugsink.wsgi"],
+                cwd=folder,
+                env=self._variables,
+                stdout=self._log,
+                stderr=subprocess.STDOUT,
+                pass_fds=[listener.fileno()],
+            )
         self._wait_until_ready()
 
     def _manage(self, *arguments: str) -> str:

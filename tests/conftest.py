@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import gc
 import logging
@@ -23,6 +24,7 @@ from opentelemetry.util._once import Once
 
 import dltobs
 from dltobs import _state
+from ports import held_port
 from prefect_server import PrefectServer
 from servers import OtlpServer, SentryServer
 from slack_server import SlackServer
@@ -37,6 +39,13 @@ SECRET = "pl4nted/Secret+value=%1"
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # a shell has started us in the background; what we start would ignore Ctrl-C, too
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+with contextlib.suppress(ImportError):  # beside Prefect it is not installed, nor needed
+    from hypothesis import settings
+
+    # how long an example takes says more about the machine than about the code
+    settings.register_profile("without deadline", deadline=None)
+    settings.load_profile("without deadline")
 
 # a tenth of the suite's time went into looking for cycles among the objects of dlt's modules
 gc.set_threshold(100_000, 20, 50)
@@ -97,6 +106,19 @@ def _forget_providers() -> None:
     trace._TRACER_PROVIDER_SET_ONCE = Once()
     metrics._METER_PROVIDER = None
     metrics._METER_PROVIDER_SET_ONCE = Once()
+
+
+@pytest.fixture
+def dead_port() -> Iterator[int]:
+    """A port on which nobody listens, as long as the test lasts."""
+    with held_port() as port:
+        yield port
+
+
+@pytest.fixture
+def time_to_keep(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was not sent gets into the spool, however busy the machine: the end of a set-up waits for it."""
+    monkeypatch.setattr("dltobs._setup._KEEPING_TIMEOUT", 10.0)
 
 
 @pytest.fixture

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 _LONGEST = 1 << 18
 """Bytes of a request."""
+_making = threading.Lock()
 
 
 class Forge:
@@ -68,9 +69,14 @@ class Forge:
         return subprocess.CompletedProcess(command, status, *texts)
 
 
-@functools.cache
 def forge() -> Forge:
-    """That of this process."""
+    """That of this process, one for all of its threads."""
+    with _making:  # threads that ask a cache at once make one each
+        return _made()
+
+
+@functools.cache
+def _made() -> Forge:
     return Forge()
 
 

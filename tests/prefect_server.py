@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -13,6 +12,8 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from ports import held_port
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -25,9 +26,10 @@ class PrefectServer:
     """The server, from the environment in which the tests run."""
 
     def __init__(self, folder: Path) -> None:
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
+        with held_port(for_a_server=True) as port:
+            self._start(folder, port)
+
+    def _start(self, folder: Path, port: int) -> None:
         self.url = f"http://127.0.0.1:{port}/api"
         self.environment = {
             **{name: os.environ[name] for name in _VARIABLES if name in os.environ},
@@ -116,7 +118,7 @@ def end(process: subprocess.Popen[Any]) -> None:
             continue
 
 
-def wait_for(look: Callable[[], Any], timeout: float = 15) -> Any:
+def wait_for(look: Callable[[], Any], timeout: float = 30) -> Any:
     """What `look` gives as soon as it is something."""
     deadline = time.monotonic() + timeout
     while not (found := look()):

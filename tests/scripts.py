@@ -14,6 +14,9 @@ from forge import forge
 if TYPE_CHECKING:
     from pathlib import Path
 
+SLACK = 3.0
+"""Seconds that a busy machine may take on top of a deadline; what hangs in a test does so for longer."""
+
 _FIRST_IMPORTS = re.compile(
     r"\s*(import (sys|json|os|logging|signal)(, (sys|json|os|logging|signal))*\n|os\.environ.*\n)*import dlt\b"
 )
@@ -73,11 +76,11 @@ def run_python(
         timeout: Seconds.
         prelude: What the code begins with. If that imports dlt, it may run in a process which has done so.
     """
-    if _may_be_forked(prelude, environment) and forge().lock.acquire(blocking=False):
+    if _may_be_forked(prelude, environment) and (one := forge()).lock.acquire(blocking=False):
         try:
-            return forge().run(command, folder, environment, timeout)
+            return one.run(command, folder, environment, timeout)
         finally:
-            forge().lock.release()
+            one.lock.release()
     return subprocess.run(
         [sys.executable, *command],
         cwd=folder,

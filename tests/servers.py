@@ -33,8 +33,8 @@ class Request:
 class Server:
     """An HTTP server on loopback, on a free port if none is given.
 
-    Set `status` to the code to answer with, `delay` to seconds to wait before, `headers` to add some. With a
-    TLS context it speaks HTTPS.
+    Set `status` to the code to answer with, `delay` to seconds to wait before, `headers` to add some. Clear
+    `gate`, and nobody is answered until it is set again. With a TLS context it speaks HTTPS.
     """
 
     content_type = "application/json"
@@ -44,6 +44,8 @@ class Server:
         self.requests: list[Request] = []
         self.status = 200
         self.delay = 0.0
+        self.gate = threading.Event()
+        self.gate.set()
         self.headers: dict[str, str] = {}
         server = self
 
@@ -56,6 +58,7 @@ class Server:
                     body = zlib.decompress(body)
                 headers = {key.lower(): value for key, value in self.headers.items()}
                 server.received(Request(self.path, headers, body))
+                server.gate.wait(60)
                 time.sleep(server.delay)
                 try:
                     self.send_response(server.status_for(self.path))
@@ -107,6 +110,7 @@ class Server:
         )
 
     def close(self) -> None:
+        self.gate.set()
         self._server.shutdown()
         self._server.server_close()
 

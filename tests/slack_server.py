@@ -28,7 +28,8 @@ class SlackServer:
     """An incoming webhook.
 
     `replies` are answers to the next requests, in order; when they are used up, it is `reply`. As Slack does,
-    it answers `invalid_blocks` to blocks that break its rules.
+    it answers `invalid_blocks` to blocks that break its rules. Clear `gate`, and nobody is answered until it
+    is set again.
     """
 
     def __init__(self, port: int = 0) -> None:
@@ -40,6 +41,8 @@ class SlackServer:
         self.replies: list[Reply] = []
         self.reply = Reply()
         self.arrived = Event()
+        self.gate = Event()
+        self.gate.set()
         slack = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -47,6 +50,7 @@ class SlackServer:
                 body = self.rfile.read(int(self.headers.get("content-length", 0)))
                 slack.take(self.path, dict(self.headers.items()), body)
                 reply = slack.answer(body)
+                slack.gate.wait(60)
                 time.sleep(reply.delay)
                 try:
                     if reply.raw is not None:
@@ -111,6 +115,7 @@ class SlackServer:
         return self.posts[0]
 
     def close(self) -> None:
+        self.gate.set()
         self._server.shutdown()
         self._server.server_close()
 

@@ -8,6 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 RUN = Path(__file__).parents[1] / "bench" / "run.py"
 FIGURES = {
     "json_line",
@@ -30,6 +32,7 @@ FIGURES = {
 }
 
 
+@pytest.mark.timeout(600)
 def test_every_figure_is_measured_and_written_with_its_raw_numbers(tmp_path: Path) -> None:
     """`bench/run.py --quick` prints each figure and writes ratios, goals, versions and every round."""
     output = tmp_path / "results.json"

@@ -12,6 +12,9 @@ import dltobs
 from bugsink import Bugsink, environment_of_bugsink
 from conftest import SECRET
 
+PATIENCE = 30
+"""Seconds: a server that has just started imports much before it gives its first answer."""
+
 
 @pytest.fixture(scope="session")
 def bugsink(tmp_path_factory):
@@ -59,7 +62,13 @@ def fail(one, data, **options):
 
 def test_an_issue_has_title_tags_contexts_breadcrumbs_and_frames(monkeypatch, project, pipeline):
     monkeypatch.setenv("RUNTIME__LOG_LEVEL", "WARNING")
-    dltobs.configure(sentry_dsn=project.dsn, sentry_release="1.2", environment="live", tags={"team": "data"})
+    dltobs.configure(
+        sentry_dsn=project.dsn,
+        sentry_release="1.2",
+        environment="live",
+        tags={"team": "data"},
+        flush_timeout=PATIENCE,
+    )
     one = pipeline()
     fail(one, orders())
     dltobs.shutdown()
@@ -89,7 +98,7 @@ def test_an_issue_has_title_tags_contexts_breadcrumbs_and_frames(monkeypatch, pr
 
 def test_equal_failures_are_one_issue_and_different_ones_are_two(project, pipeline):
     """The message holds a page number and the event ids of its own: they make no difference."""
-    dltobs.configure(sentry_dsn=project.dsn)
+    dltobs.configure(sentry_dsn=project.dsn, flush_timeout=PATIENCE)
     one = pipeline()
     for page in (1, 2):
         fail(one, orders(page))
@@ -103,7 +112,7 @@ def test_equal_failures_are_one_issue_and_different_ones_are_two(project, pipeli
 
 def test_tolerated_failed_jobs_are_one_issue(monkeypatch, project, pipeline):
     monkeypatch.setenv("LOAD__RAISE_ON_FAILED_JOBS", "false")
-    dltobs.configure(sentry_dsn=project.dsn)
+    dltobs.configure(sentry_dsn=project.dsn, flush_timeout=PATIENCE)
     one = pipeline(destination=refusing)
     for _ in range(2):
         one.run([dlt.resource([{"id": 1}], name=name) for name in ("orders", "items")])
@@ -119,7 +128,12 @@ def test_tolerated_failed_jobs_are_one_issue(monkeypatch, project, pipeline):
 
 def test_check_ins_beside_an_event_are_taken(project, pipeline):
     """Bugsink keeps errors only; it answers a check-in as Sentry does."""
-    dltobs.configure(sentry_dsn=project.dsn, sentry_monitor=True, sentry_monitor_schedule="0 3 * * *")
+    dltobs.configure(
+        sentry_dsn=project.dsn,
+        sentry_monitor=True,
+        sentry_monitor_schedule="0 3 * * *",
+        flush_timeout=PATIENCE,
+    )
     fail(pipeline(), orders())
     dltobs.shutdown()
     assert dltobs.status()["sentry"].delivered == 3
@@ -132,7 +146,7 @@ def test_no_planted_secret_is_stored(monkeypatch, bugsink, project, pipeline):
     """Neither in the database, whose bytes are searched, nor in what the API gives."""
     monkeypatch.setenv("RUNTIME__LOG_LEVEL", "WARNING")
     monkeypatch.setenv("API_KEY", "resolved-s3cret")
-    dltobs.configure(sentry_dsn=project.dsn)
+    dltobs.configure(sentry_dsn=project.dsn, flush_timeout=PATIENCE)
 
     @dlt.resource
     def leaky():

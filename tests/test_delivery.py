@@ -27,6 +27,8 @@ from dltobs.sinks.reasons import reason_of
 from dltobs.sinks.route import Route, Verdict
 from servers import OtlpServer, Server
 
+pytestmark = pytest.mark.usefixtures("time_to_keep")
+
 
 @dlt.resource
 def broken():
@@ -81,13 +83,8 @@ def settle():
         sink.flush(30)
 
 
-def closed_port() -> str:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return f"127.0.0.1:{listener.getsockname()[1]}"
-
-
-def test_a_refused_connection_is_one_warning_for_each_back_end(pipeline, warnings):
-    address = closed_port()
+def test_a_refused_connection_is_one_warning_for_each_back_end(dead_port, pipeline, warnings):
+    address = f"127.0.0.1:{dead_port}"
     dltobs.configure(
         otlp_endpoint=f"http://{address}", sentry_dsn=f"http://key0000@{address}/1", flush_timeout=1
     )
@@ -109,13 +106,13 @@ def test_a_refused_connection_is_one_warning_for_each_back_end(pipeline, warning
     ("protocol", "reason"), [("http/protobuf", "connection refused"), ("grpc", "gRPC UNAVAILABLE")]
 )
 def test_a_dead_collector_is_one_warning_for_spans_and_one_for_metrics(
-    monkeypatch, pipeline, warnings, protocol, reason, runs
+    monkeypatch, dead_port, pipeline, warnings, protocol, reason, runs
 ):
     """They are two back ends; both name the reason, however often they are tried."""
     monkeypatch.setenv("OTEL_METRIC_EXPORT_INTERVAL", "200")
     monkeypatch.setenv("OTEL_BSP_SCHEDULE_DELAY", "200")
     dltobs.configure(
-        otlp_endpoint=f"http://{closed_port()}", otlp_protocol=protocol, metrics="on", flush_timeout=1
+        otlp_endpoint=f"http://127.0.0.1:{dead_port}", otlp_protocol=protocol, metrics="on", flush_timeout=1
     )
     for number in range(runs):
         fail(pipeline(f"shop_{number}"))
@@ -134,11 +131,13 @@ def test_a_dead_collector_is_one_warning_for_spans_and_one_for_metrics(
     assert status["otlp_metrics"].spooled >= 3
 
 
-def test_a_dead_collector_is_told_anew_by_the_next_set_up(pipeline, warnings):
-    address = closed_port()
+def test_a_dead_collector_is_told_anew_by_the_next_set_up(dead_port, pipeline, warnings):
     for number in range(2):
         dltobs.configure(
-            otlp_endpoint=f"http://{address}", metrics="on", flush_timeout=1, environment=str(number)
+            otlp_endpoint=f"http://127.0.0.1:{dead_port}",
+            metrics="on",
+            flush_timeout=1,
+            environment=str(number),
         )
         fail(pipeline())
     dltobs.shutdown()
@@ -160,7 +159,7 @@ def test_an_answer_that_refuses_is_a_loss_with_that_reason(
 ):
     for server in (otlp, sentry):
         server.status, server.headers = status, headers
-    dltobs.configure(otlp_endpoint=otlp.url, sentry_dsn=sentry.dsn, flush_timeout=1)
+    dltobs.configure(otlp_endpoint=otlp.url, sentry_dsn=sentry.dsn)
     fail(pipeline())
     dltobs.shutdown()
     short = f"HTTP {status}"
@@ -185,7 +184,9 @@ def test_an_answer_that_asks_for_patience_keeps_what_was_sent(
 ):
     for server in (otlp, sentry):
         server.status, server.headers = status, headers
-    dltobs.configure(otlp_endpoint=otlp.url, sentry_dsn=sentry.dsn, flush_timeout=1)
+    # of these, OpenTelemetry's exporter tries again after 503 alone, until the deadline
+    deadline = {"flush_timeout": 3} if status == 503 else {}
+    dltobs.configure(otlp_endpoint=otlp.url, sentry_dsn=sentry.dsn, **deadline)
     fail(pipeline())
     dltobs.shutdown()
     short = f"HTTP {status}"
@@ -310,11 +311,9 @@ def test_a_sentry_that_limits_the_rate_is_not_asked_again(sentry, pipeline, warn
     assert len(warnings()) == 1
 
 
-def test_the_console_line_of_a_loss_is_written_by_our_own_handlers(tmp_path, pipeline, capfd):
+def test_the_console_line_of_a_loss_is_written_by_our_own_handlers(tmp_path, dead_port, pipeline, capfd):
     """Also that of the last moment, before the handlers go."""
-    dltobs.configure(
-        sentry_dsn=f"http://key0000@{closed_port()}/1", log_file=tmp_path / "dlt.jsonl", flush_timeout=1
-    )
+    dltobs.configure(sentry_dsn=f"http://key0000@127.0.0.1:{dead_port}/1", log_file=tmp_path / "dlt.jsonl")
     fail(pipeline())
     dltobs.shutdown()
     sentence = "sentry: 1 event kept in the spool (connection refused)"

@@ -230,7 +230,11 @@ def test_a_hook_that_ends_the_process_decides_on_the_exit_code(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "order", ["sentry_sdk.init(DSN); dltobs.configure()", "dltobs.configure(); sentry_sdk.init(DSN)"]
+    "order",
+    [
+        "sentry_sdk.init(DSN, shutdown_timeout=30); dltobs.configure()",
+        "dltobs.configure(); sentry_sdk.init(DSN, shutdown_timeout=30)",
+    ],
 )
 @pytest.mark.parametrize("mode", [{}, JSON])
 def test_the_applications_sentry_still_gets_its_event(order, mode, tmp_path, sentry):

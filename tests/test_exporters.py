@@ -109,8 +109,9 @@ def test_https_is_verified_by_the_authority_that_the_variable_names(
     assert len(https.points) == delivered["otlp_metrics"] > 0
 
 
+@pytest.mark.usefixtures("time_to_keep")
 def test_a_certificate_that_nobody_vouches_for_is_a_loss(https, pipeline, warnings):
-    delivered = run(pipeline, otlp_endpoint=https.url, flush_timeout=1)
+    delivered = run(pipeline, otlp_endpoint=https.url, flush_timeout=3)
     assert delivered == {"otlp": 0, "otlp_metrics": 0}
     assert https.all_requests == []
     assert [message.split(":")[0] for message in sorted(warnings())] == ["otlp", "otlp_metrics"]
@@ -255,6 +256,7 @@ def test_the_authority_of_the_collector_is_not_that_of_sentry(
     assert len(server.spans) == dltobs.status()["sentry_traces"].delivered >= 4
 
 
+@pytest.mark.usefixtures("time_to_keep")
 def test_a_back_end_that_is_down_takes_nothing_from_the_other(otlp, pipeline, warnings):
     otlp.status = 500
     server, dsn = sentry_server()

@@ -608,7 +608,7 @@ KILLED = (
     PRELUDE
     + """
 import time, dltobs
-dltobs.configure(ledger=True)
+dltobs.configure(ledger=True, flush_timeout=30)
 
 @dlt.resource
 def endless():
@@ -740,8 +740,10 @@ def test_the_example_queries_answer_after_ok_failed_retried_and_killed_runs(tmp_
     assert [one["longest_seconds"] for one in slowest] == sorted(
         (one["longest_seconds"] for one in slowest), reverse=True
     )
-    (day,) = answers["rows a day"]
-    assert (day["pipeline"], day["runs"], day["rows"]) == ("shop", 5, 11)
+    days = answers["rows a day"]
+    assert len(days) in (1, 2)  # two at midnight
+    assert {day["pipeline"] for day in days} == {"shop"}
+    assert (sum(day["runs"] for day in days), sum(day["rows"] for day in days)) == (5, 11)
     assert [
         (one["root_cause"], one["outcome"], one["failures"], one["attempts"], one["message"])
         for one in answers["failures by root cause"]

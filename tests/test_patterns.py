@@ -9,15 +9,12 @@ import dlt
 import pytest
 from dlt.common.configuration.exceptions import ConfigFieldMissingException
 from dlt.common.configuration.specs import ConnectionStringCredentials
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from dltobs import Redactor
 from dltobs._redaction.names import KeyNames
 from dltobs._redaction.patterns import MARKER, PATTERN_RULES
-
-settings.register_profile("without deadline", deadline=None)
-settings.load_profile("without deadline")
 
 JWT = "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxMjM0In0.dozjgNryP4J3jVmNHl0w5N_XgL0n3I9P"
 KEY = "-----BEGIN RSA PRIVATE KEY-----\nMIIEow\nIBAAKC\n-----END RSA PRIVATE KEY-----"

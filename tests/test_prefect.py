@@ -140,7 +140,7 @@ def test_lines_stand_under_their_task_with_their_level_and_without_secrets(pipel
         return {line["message"]: line for line in server.logs(run["id"]) if line["name"] == "dlt"}
 
     lines = wait_for(lambda: found if "a line of the flow" in (found := of_dlt()) else None)
-    (task_id,) = server.task_runs(run["id"])
+    (task_id,) = wait_for(lambda: server.task_runs(run["id"]))
     assert lines["the key is ***"]["level"] == logging.WARNING
     assert lines["the key is ***"]["task_run_id"] == task_id
     assert lines["a line of the flow"]["level"] == logging.ERROR
@@ -363,8 +363,12 @@ def test_a_task_in_another_process_is_part_of_the_trace(tmp_path, otlp, server):
         assert attributes(span)["prefect.flow-run.id"] == run["id"]
         assert spans[spans[span.parent_span_id].parent_span_id].name == run["name"]
     assert len(server.artifacts(run["id"])) == 2
-    tasks = server.task_runs(run["id"])
-    lines = [line for line in server.logs(run["id"]) if line["message"] == "in the process: ***"]
+    tasks = wait_for(lambda: found if len(found := server.task_runs(run["id"])) >= 2 else None)
+
+    def from_there():
+        return [line for line in server.logs(run["id"]) if line["message"] == "in the process: ***"]
+
+    lines = wait_for(lambda: found if len(found := from_there()) >= 2 else None)
     assert {line["task_run_id"] for line in lines} == set(tasks)
 
 

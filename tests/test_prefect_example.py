@@ -112,6 +112,7 @@ def counts_in(folder, *tables):
         return [database.execute(f"SELECT count(*) FROM slack_data.{name}").fetchone()[0] for name in tables]
 
 
+@pytest.mark.timeout(300)
 def test_the_served_flow_is_told_whole(tmp_path, otlp, slack_api, server):
     """A flow run of the deployment, asked for through the API: state, tables, logs, artifacts, spans, no token."""
     environment = environment_of(tmp_path, slack_api, server) | {
@@ -131,7 +132,7 @@ def test_the_served_flow_is_told_whole(tmp_path, otlp, slack_api, server):
             start_new_session=True,
         )
         try:
-            (deployment,) = wait_for(lambda: server.post("deployments/filter"), 30)
+            (deployment,) = wait_for(lambda: server.post("deployments/filter"), 90)
             assert deployment["schedules"][0]["schedule"]["cron"] == "0 0 * * *"
             run_id = server.post(
                 f"deployments/{deployment['id']}/create_flow_run", parameters={"start_date": "2026-01-01"}
@@ -155,11 +156,15 @@ def test_the_served_flow_is_told_whole(tmp_path, otlp, slack_api, server):
     assert slack_api.tokens == {f"Bearer {TOKEN}"}
 
     # the log, under its task, with its level
-    tasks = server.task_runs(run_id)
-    lines = [line for line in server.logs(run_id) if line["name"] == "dlt"]
-    assert lines
+    tasks = wait_for(lambda: found if len(found := server.task_runs(run_id)) >= 5 else None)
+
+    def of_dlt():
+        found = [line for line in server.logs(run_id) if line["name"] == "dlt"]
+        ends = [line for line in found if line["message"].startswith("Run of slack: ")]
+        return (found, ends) if len(ends) >= 5 else None
+
+    lines, ends = wait_for(of_dlt)
     assert all(line["task_run_id"] in tasks for line in lines)
-    ends = [line for line in lines if line["message"].startswith("Run of slack: ")]
     assert [line["level"] for line in ends] == [20] * 5
     assert [tasks[line["task_run_id"]]["name"].partition("-")[2] for line in ends[1:4]] == [
         "of-general",
@@ -198,6 +203,7 @@ def test_the_served_flow_is_told_whole(tmp_path, otlp, slack_api, server):
     assert b"pl4nted" not in told
 
 
+@pytest.mark.timeout(300)
 @pytest.mark.parametrize("status", [500, 429])
 def test_a_page_that_fails_for_good_fails_the_flow_and_leaves_the_table(tmp_path, slack_api, server, status):
     """Once dlt's and Prefect's tries are used up, as what is replaced would be empty otherwise."""

@@ -31,8 +31,9 @@ TOKEN = "pl4nted-secret-value"
 
 @pytest.fixture(autouse=True)
 def _steps_alone(monkeypatch):
-    """Four spans a run; those of jobs have tests of their own."""
+    """Four spans a run, sent when it is over; those of jobs have tests of their own."""
     monkeypatch.setenv("DLTOBS__MAX_JOB_SPANS", "0")
+    monkeypatch.setenv("OTEL_BSP_SCHEDULE_DELAY", "600000")  # no tick, however long a run takes
 
 
 @dlt.resource
@@ -514,20 +515,28 @@ def test_grpc_delivers(monkeypatch, grpc_collector, pipeline):
 
 
 @pytest.mark.parametrize(
-    ("code", "status", "sentence"),
+    ("code", "settings", "status", "sentence"),
     [
-        (grpc.StatusCode.UNAUTHENTICATED, {"dropped": 4}, "could not be delivered: gRPC UNAUTHENTICATED"),
-        (grpc.StatusCode.UNAVAILABLE, {"spooled": 4}, "kept in the spool (gRPC UNAVAILABLE)"),
+        (grpc.StatusCode.UNAUTHENTICATED, {}, {"dropped": 4}, "could not be delivered: gRPC UNAUTHENTICATED"),
+        (
+            grpc.StatusCode.UNAVAILABLE,
+            {"flush_timeout": 3},
+            {"spooled": 4},
+            "kept in the spool (gRPC UNAVAILABLE)",
+        ),
     ],
 )
-def test_grpc_names_the_status_that_it_got(grpc_collector, pipeline, caplog, code, status, sentence):
+@pytest.mark.usefixtures("time_to_keep")
+def test_grpc_names_the_status_that_it_got(
+    grpc_collector, pipeline, caplog, code, settings, status, sentence
+):
     """One that ends it at once, and one that is tried again until the deadline."""
     grpc_collector.code = code
     dltobs.configure(
         otlp_endpoint=f"http://127.0.0.1:{grpc_collector.port}",
         otlp_protocol="grpc",
-        flush_timeout=1,
         metrics="off",
+        **settings,
     )
     run_once(pipeline)
     dltobs.shutdown()

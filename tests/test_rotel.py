@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 import dltobs
+from ports import held_port
 from servers import OtlpServer, attributes_of
 
 _SPEC = find_spec("rotel")
@@ -22,11 +23,6 @@ _AGENT = None if _SPEC is None or _SPEC.origin is None else Path(_SPEC.origin).p
 pytestmark = pytest.mark.skipif(
     _AGENT is None or not _AGENT.exists(), reason="the package rotel has no wheel for this platform"
 )
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return int(listener.getsockname()[1])
 
 
 def wait_for(condition, seconds=20.0):
@@ -45,10 +41,16 @@ def listens(port: int) -> bool:
 
 
 @pytest.fixture
-def rotel(tmp_path):
+def ports():
+    """Two that nobody else gets, though the agent takes a while until it listens there."""
+    with held_port(for_a_server=True) as grpc, held_port(for_a_server=True) as http:
+        yield {"grpc": grpc, "http/protobuf": http}
+
+
+@pytest.fixture
+def rotel(tmp_path, ports):
     """The agent between us and a server of ours: its ports for gRPC and HTTP, and the server behind it."""
     behind = OtlpServer()
-    ports = {"grpc": free_port(), "http/protobuf": free_port()}
     libraries = (sysconfig.get_config_var("LIBDIR"), os.environ.get("LD_LIBRARY_PATH"))
     log = tmp_path / "rotel.txt"
     with log.open("wb") as output:

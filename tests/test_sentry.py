@@ -530,7 +530,7 @@ def test_the_application_keeps_its_sentry_and_gets_its_own_report(tmp_path, sent
             return event
 
         add_global_event_processor(processor)
-        sentry_sdk.init(dsn=os.environ["APPLICATION_DSN"], environment="application")
+        sentry_sdk.init(dsn=os.environ["APPLICATION_DSN"], environment="application", shutdown_timeout=20)
         sentry_sdk.set_tag("owner", "application")
         client = sentry_sdk.get_client()
         dltobs.configure()

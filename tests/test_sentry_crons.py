@@ -14,6 +14,7 @@ from dlt.pipeline.exceptions import PipelineStepFailed
 import dltobs
 from conftest import SECRET
 from dltobs import Redactor
+from dltobs.sinks.sentry_transport import CountingTransport
 from scripts import run_script
 from servers import SentryServer
 
@@ -183,7 +184,9 @@ def test_a_process_that_is_killed_leaves_its_check_in_in_progress(tmp_path, sent
 
         @dlt.resource
         def endless():
-            time.sleep(2)
+            deadline = time.monotonic() + 30
+            while not dltobs.status()["sentry"].delivered and time.monotonic() < deadline:
+                time.sleep(0.02)
             os._exit(137)
             yield {"id": 1}
 
@@ -257,12 +260,13 @@ def test_a_report_that_cannot_be_made_does_not_leave_the_run_in_progress(
 
 
 @pytest.mark.parametrize("trouble", ["hangs", "refuses", "503", "rubbish", "429"])
-def test_a_server_in_trouble_changes_neither_result_nor_time(caplog, pipeline, trouble):
+def test_a_server_in_trouble_changes_neither_result_nor_time(caplog, monkeypatch, pipeline, trouble):
     """The run is as it was; shutdown ends in time; what was lost is counted and told once."""
+    monkeypatch.setattr(CountingTransport, "TIMEOUT", 60)  # who waits for the answer is late then
     server = SentryServer()
     dsn = server.dsn
     if trouble == "hangs":
-        server.delay = 30
+        server.gate.clear()
     elif trouble == "refuses":
         server.close()
     elif trouble == "rubbish":
@@ -279,7 +283,7 @@ def test_a_server_in_trouble_changes_neither_result_nor_time(caplog, pipeline, t
     took = time.monotonic() - started
     assert not info.has_failed_jobs
     assert ran < 20
-    assert took < 3
+    assert took < 15
     status = dltobs.status()["sentry"]
     warnings = [record.getMessage() for record in caplog.records if record.name == "dltobs"]
     if trouble == "rubbish":

@@ -69,6 +69,13 @@ def finish(process):
     return out, err
 
 
+def wait_for(processes, folder):
+    """Until each of them has left its mark in a folder."""
+    while len(list(folder.iterdir())) < len(processes):
+        assert not [one.stderr.read() for one in processes if one.poll() is not None]
+        time.sleep(0.005)
+
+
 def names(spool):
     return sorted(path.name for path in spool.folder.iterdir())
 
@@ -341,21 +348,28 @@ def test_what_a_process_left_half_written_is_taken_away(spool):
 
 
 FLUSH = """
-while time.time() < float(sys.argv[2]):
-    pass
+ready = Path(sys.argv[2])
+(ready / str(os.getpid())).touch()
+deadline = time.monotonic() + 60
+while ready.exists() and time.monotonic() < deadline:
+    time.sleep(0.001)
 for entry in spool.entries():
     claim = spool.claim(entry)
     if claim is not None:
         print(claim.payload.decode(), flush=True)
+        time.sleep(0.001)  # so that nobody is done before the others have begun
         spool.done(claim)
 """
 
 
-def test_several_processes_take_each_delivery_once(spool):
+def test_several_processes_take_each_delivery_once(spool, tmp_path):
     for number in range(300):
         spool.keep("otlp", TARGET, b"%d" % number)
-    begin = str(time.time() + 2)  # all at once
-    others = [start(FLUSH, spool.folder, arguments=[begin]) for _ in range(4)]
+    ready = tmp_path / "ready"
+    ready.mkdir()
+    others = [start(FLUSH, spool.folder, arguments=[str(ready)]) for _ in range(4)]
+    wait_for(others, ready)
+    ready.rename(tmp_path / "begun")
     taken = [finish(one)[0].split() for one in others]
     assert sorted(int(one) for part in taken for one in part) == list(range(300))
     assert sum(bool(part) for part in taken) > 1, "only one process had anything to do"
@@ -368,14 +382,16 @@ def killed_after(process, seconds):
     return process.communicate()[0].split("\n")[:-1]
 
 
-def test_processes_that_are_killed_at_any_moment_lose_and_tear_nothing(spool):
+def test_processes_that_are_killed_at_any_moment_lose_and_tear_nothing(spool, tmp_path):
     """While they write, claim or send: what was kept is there, or somebody has sent it."""
     write = """
+    (Path(sys.argv[2]) / str(os.getpid())).touch()
     for number in range(100_000):
         spool.keep("otlp", "http://collector", b"%d-%d" % (os.getpid(), number))
         print(f"{os.getpid()}-{number}", flush=True)
     """
     send = """
+    (Path(sys.argv[2]) / str(os.getpid())).touch()
     while True:
         for entry in spool.entries():
             claim = spool.claim(entry)
@@ -385,8 +401,11 @@ def test_processes_that_are_killed_at_any_moment_lose_and_tear_nothing(spool):
     """
     written, sent = [], []
     for number in range(6):
-        processes = [start(script, spool.folder) for script in (write, send)]
-        wait = 0.5 + 0.07 * number
+        ready = tmp_path / f"ready-{number}"
+        ready.mkdir()
+        processes = [start(script, spool.folder, arguments=[str(ready)]) for script in (write, send)]
+        wait_for(processes, ready)
+        wait = 0.3 + 0.07 * number
         for process, lines in zip(processes, (written, sent), strict=True):
             lines.extend(killed_after(process, wait))
             wait = 0.03

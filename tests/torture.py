@@ -4,7 +4,10 @@ Each run is a process of its own, forked from this one, which has imported every
 of a process-id namespace, some have a sink that holds its lock, some fail by themselves. A run is accounted for
 by its end (`ok`, `failed`, `terminated`) or by the next run of the pipeline, which reports it as `lost`.
 
-Usage: python tests/torture.py [--runs 500] [--seed N]
+It may be told a second time, as `lost`, in one case: who told of it first was killed (by SIGKILL, or because
+`flush_timeout` was over) between telling and taking the run's marker away.
+
+Usage: python tests/torture.py [--runs 500] [--seed N] [--limit 2]
 """
 
 from __future__ import annotations
@@ -32,6 +35,7 @@ import dlt
 from dlt.normalize.normalize import Normalize
 
 import dltobs
+from dltobs._runs.marker_files import FOLDER
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # a shell has started us in the background; the runs would ignore it, too
@@ -39,7 +43,7 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 
 FLUSH_TIMEOUT = 1.0
 LIMIT = FLUSH_TIMEOUT + 1.0
-"""Seconds from the signal until the process is gone."""
+"""Seconds from the signal until the process is gone, where nothing else holds it up."""
 MOMENTS = 1.0
 """Seconds after `configure()` in which the signal comes: a run takes about as long."""
 PIPELINES = 6
@@ -71,8 +75,32 @@ class Active:
     sent_at: float | None = None
 
 
+def write_down(**what: Any) -> None:
+    """In one write that needs no lock."""
+    file = os.open("ends.jsonl", os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+    try:
+        os.write(file, (json.dumps(what) + "\n").encode())
+    finally:
+        os.close(file)
+
+
+def write_down_markers(number: int) -> None:
+    """Write each marker down that this process takes away: of these runs nobody may tell again."""
+    original = Path.unlink
+
+    def unlink(self: Path, *args: Any, **kwargs: Any) -> None:
+        original(self, *args, **kwargs)
+        if self.parent.name == FOLDER and self.suffix != ".tmp":
+            write_down(id=self.name[:32], outcome="unmarked", by=number)
+
+    Path.unlink = unlink  # type: ignore[method-assign]  # there is no hook for it
+
+
 class EndsSink:
-    """Writes each start and end down, in one write that needs no lock."""
+    """Writes each start and end down."""
+
+    def __init__(self, number: int) -> None:
+        self._number = number
 
     def emit(self, event: Any) -> None:
         if isinstance(event, dltobs.RunStarted):
@@ -81,12 +109,7 @@ class EndsSink:
             outcome = event.outcome
         else:
             return
-        line = json.dumps({"id": event.run.transaction_id, "outcome": outcome, "pid": os.getpid()}) + "\n"
-        file = os.open("ends.jsonl", os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
-        try:
-            os.write(file, line.encode())
-        finally:
-            os.close(file)
+        write_down(id=event.run.transaction_id, outcome=outcome, by=self._number)
 
     def flush(self, timeout: float) -> bool:
         return True
@@ -139,7 +162,8 @@ def slow_normalize() -> None:
 def run(plan: Plan, ready: int) -> int:
     """In the process of the run: configure, say so, run the pipeline, exit as a script does."""
     chance = random.Random(plan.number)
-    sinks: list[Any] = [EndsSink(), *([LockedSink(chance)] if plan.holds_lock else [])]
+    write_down_markers(plan.number)
+    sinks: list[Any] = [EndsSink(plan.number), *([LockedSink(chance)] if plan.holds_lock else [])]
 
     @dlt.resource
     def rows() -> Any:
@@ -172,8 +196,8 @@ def start(plan: Plan) -> Active:
             inner = os.fork()
             if inner:
                 os.write(pids_end, str(inner).encode())
-                os.waitpid(inner, 0)
-                os._exit(0)
+                code = os.waitstatus_to_exitcode(os.waitpid(inner, 0)[1])
+                os._exit(code if code >= 0 else 128 - code)  # as a shell has it
         status = 1
         with contextlib.suppress(OSError):
             output = os.open("output.txt", os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
@@ -191,8 +215,19 @@ def start(plan: Plan) -> Active:
     return Active(plan, child, target, ready)
 
 
-def is_gone(active: Active, problems: list[str]) -> bool:
-    """Send what is due, and see whether the process has ended, in time."""
+def was_killed(code: int, seconds: float) -> bool:
+    """Whether a process was killed by SIGKILL, or by SIGTERM when its time was over, whatever it was doing.
+
+    Args:
+        code: How it ended, as of `subprocess` or a shell.
+        seconds: How long after its signals.
+    """
+    number = -code if code < 0 else code - 128
+    return number == signal.SIGKILL or (number == signal.SIGTERM and seconds >= FLUSH_TIMEOUT)
+
+
+def is_gone(active: Active, limit: float, killed: set[int], problems: list[str]) -> bool:
+    """Send what is due, and see whether the process has ended, within so many seconds."""
     now = time.monotonic()
     if active.due is None and select.select([active.ready], [], [], 0)[0]:
         os.read(active.ready, 1)
@@ -202,13 +237,17 @@ def is_gone(active: Active, problems: list[str]) -> bool:
         for number in active.plan.signals:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(active.target or active.child, number)
-    if os.waitpid(active.child, os.WNOHANG)[0]:
+    pid, status = os.waitpid(active.child, os.WNOHANG)
+    if pid:
         os.close(active.ready)
-        if active.plan.signals and active.sent_at is not None and now - active.sent_at > LIMIT:
-            problems.append(f"{active.plan}: gone after {now - active.sent_at:.2f} s")
+        if active.plan.signals and active.sent_at is not None:
+            if now - active.sent_at > limit:
+                problems.append(f"{active.plan}: gone after {now - active.sent_at:.2f} s")
+            if was_killed(os.waitstatus_to_exitcode(status), time.monotonic() - active.sent_at):
+                killed.add(active.plan.number)
         return True
-    if active.sent_at is not None and now - active.sent_at > (LIMIT if active.plan.signals else LONGEST) + 1:
-        problem = f"{active.plan}: still there after {LIMIT:.0f} s"
+    if active.sent_at is not None and now - active.sent_at > (limit if active.plan.signals else LONGEST) + 1:
+        problem = f"{active.plan}: still there after {limit:.0f} s"
         problems += [problem] if problem not in problems else []
         os.kill(active.target or active.child, signal.SIGKILL)
     return False
@@ -230,8 +269,11 @@ def plan_of(number: int, pipeline: str, chance: random.Random, *, namespaces: bo
     )
 
 
-def torture(runs: int, chance: random.Random, *, namespaces: bool) -> list[str]:
-    problems: list[str] = []
+def torture(
+    runs: int, chance: random.Random, limit: float, problems: list[str], *, namespaces: bool
+) -> set[int]:
+    """Make the runs; gives the numbers of those that were killed."""
+    killed: set[int] = set()
     active: list[Active] = []
     number = 0
     while number < runs or active:
@@ -239,9 +281,9 @@ def torture(runs: int, chance: random.Random, *, namespaces: bool) -> list[str]:
         if number < runs and len(active) < AT_ONCE:
             active.append(start(plan_of(number, chance.choice(sorted(free)), chance, namespaces=namespaces)))
             number += 1
-        active = [one for one in active if not is_gone(one, problems)]
+        active = [one for one in active if not is_gone(one, limit, killed, problems)]
         time.sleep(0.002)
-    return problems
+    return killed
 
 
 def sweep(problems: list[str]) -> None:
@@ -251,23 +293,29 @@ def sweep(problems: list[str]) -> None:
         for path in Path("pipelines", name, "dltobs_runs").glob("*"):
             os.utime(path, (0, 0))
         one = start(Plan(-1, name, (), moment=0.0, is_first_process=False, holds_lock=False, fails=False))
-        while not is_gone(one, problems):
+        while not is_gone(one, LIMIT, set(), problems):
             time.sleep(0.01)
     problems += [f"left: {path}" for path in Path("pipelines").glob("*/dltobs_runs/*")]
 
 
-def account(problems: list[str]) -> Counter[str]:
+def account(killed: set[int], problems: list[str]) -> Counter[str]:
     started: set[str] = set()
-    ends: dict[str, list[str]] = {}
+    unmarked: set[tuple[str, int]] = set()
+    ends: dict[str, list[tuple[str, int]]] = {}
     for line in Path("ends.jsonl").read_text().splitlines():
         told = json.loads(line)
         if told["outcome"] == "started":
             started.add(told["id"])
+        elif told["outcome"] == "unmarked":
+            unmarked.add((told["id"], told["by"]))
         else:
-            ends.setdefault(told["id"], []).append(told["outcome"])
+            ends.setdefault(told["id"], []).append((told["outcome"], told["by"]))
     problems += [f"not accounted for: {one}" for one in sorted(started - ends.keys())]
-    problems += [f"told more than once: {one}: {told}" for one, told in ends.items() if len(told) > 1]
-    return Counter(told[0] for told in ends.values())
+    for one, told in ends.items():
+        had_no_time = all(by in killed and (one, by) not in unmarked for _, by in told[:-1])
+        if not had_no_time or any(outcome != "lost" for outcome, _ in told[1:]):
+            problems.append(f"told more than once: {one}: {told}")
+    return Counter(told[0][0] for told in ends.values())
 
 
 def can_make_namespaces() -> bool:
@@ -281,6 +329,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--runs", type=int, default=500)
     parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(10**6))
+    parser.add_argument("--limit", type=float, default=LIMIT, help="seconds from the signal to the end")
     options = parser.parse_args()
     os.environ["RUNTIME__DLTHUB_TELEMETRY"] = "false"
     namespaces = can_make_namespaces()
@@ -291,9 +340,12 @@ def main() -> int:
     folder = tempfile.mkdtemp()  # not what cleans itself up at exit: that of the children, too
     os.environ["DLT_DATA_DIR"] = f"{folder}/dlt"
     os.chdir(folder)
-    problems = torture(options.runs, random.Random(options.seed), namespaces=namespaces)
+    problems: list[str] = []
+    killed = torture(
+        options.runs, random.Random(options.seed), options.limit, problems, namespaces=namespaces
+    )
     sweep(problems)
-    outcomes = account(problems)
+    outcomes = account(killed, problems)
     os.chdir("/")
     if problems:
         print(f"see {folder}")
