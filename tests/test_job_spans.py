@@ -424,9 +424,9 @@ def test_the_numbers_of_dlts_metrics_may_be_missing():
     assert moment("yesterday") is None
     assert moment(float("nan")) is None
     assert moment(datetime(2026, 1, 1)).tzinfo is timezone.utc  # noqa: DTZ001 - what dlt may give
-    assert load_jobs_of(None, NOW, {}, {}) == ()
+    assert load_jobs_of(None, NOW, {}, {}, str) == ()
     attempt = Attempt("orders.f00.jsonl.gz", 1, "failed", NOW, NOW, "KeyboardInterrupt", "")
-    (job,) = load_jobs_of(None, NOW, {}, {attempt.job_id: (attempt,)})
+    (job,) = load_jobs_of(None, NOW, {}, {attempt.job_id: (attempt,)}, str)
     assert (job.table, job.file_format, job.state, job.rows) == ("orders", "jsonl", "failed", None)
 
 

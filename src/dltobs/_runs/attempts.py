@@ -6,6 +6,7 @@ dlt runs a job in a thread of its pool, in which the context of the run is known
 from __future__ import annotations
 
 import functools
+import sys
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
 
@@ -49,15 +50,15 @@ class LoadAttempts:
             if not self._is_attached:  # somebody has wrapped us, so we are still called
                 return original(job, *args, **kwargs)
             started_at = datetime.now(timezone.utc)
-            raised: BaseException | None = None
+            handled, raised = sys.exc_info()[1], None
             try:
                 return original(job, *args, **kwargs)
             except BaseException as error:
                 raised = error
                 raise
             finally:
-                self._heard(job, started_at, raised)
-                raised = None  # a frame that holds its own exception is garbage for the collector
+                self._heard(job, started_at, raised, handled)
+                handled = raised = None  # a frame that holds its own exception is garbage for the collector
 
         self._original, self._wrapper, self._is_attached = original, run_managed, True
         RunnableLoadJob.run_managed = run_managed  # type: ignore[method-assign]
@@ -90,13 +91,18 @@ class LoadAttempts:
         """Forget a run; what its threads still tell is not heard."""
         self._runs.pop(transaction_id, None)
 
-    def _heard(self, job: Any, started_at: datetime, raised: BaseException | None) -> None:
+    def _heard(
+        self, job: Any, started_at: datetime, raised: BaseException | None, handled: BaseException | None
+    ) -> None:
+        """A job has been tried. `handled` was being handled before: an exception of another matter."""
         try:
             run = current_run.get()
             jobs = None if run is None else self._runs.get(run.transaction_id)
             if jobs is None:
                 return
-            attempt = _attempt(job, started_at, raised, self._warner.clean)
+            error = job.exception() if raised is None else raised
+            cause = None if error is None else root_cause(error, handled)
+            attempt = _attempt(job, started_at, cause, self._warner.clean)
             attempts = jobs.setdefault(attempt.job_id, [])
             if len(attempts) < _MAX_ATTEMPTS:
                 attempts.append(attempt)
@@ -107,12 +113,12 @@ class LoadAttempts:
 
 
 def _attempt(
-    job: Any, started_at: datetime, raised: BaseException | None, clean: Callable[[str], str]
+    job: Any, started_at: datetime, cause: BaseException | None, clean: Callable[[str], str]
 ) -> Attempt:
     # what dlt does not catch, an interrupt among others, leaves the job in the state `running`
     state = text_of(job.state())
-    error = raised or job.exception()
-    cause = None if error is None or state == "completed" else root_cause(error)
+    if state == "completed":
+        cause = None
     return Attempt(
         job_id=text_of(job.job_id()),
         number=int(job.job_file_info().retry_count) + 1,

@@ -2,39 +2,59 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
-from dltobs._describe import causes_of, chain_of, describe, stacktrace, text_of, type_name
-from dltobs._events import FailedJob, Failure, FailureKind
+from dltobs._describe import causes_of, chain_of, describe, is_of_dlt, read, stacktrace, text_of, type_name
+from dltobs._events import ExceptionInfo, FailedJob, Failure, FailureKind
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
+
+T = TypeVar("T")
+
+_UNKNOWN: FailureKind = "unknown"
+_NOWHERE: tuple[str | None, str | None] = (None, None)
 
 
-def failure_of(step: str, error: BaseException, exception_traces: Any = None) -> Failure:
+class Attempt(Protocol):
+    """Gives what `part` gives, and the default where it raises."""
+
+    def __call__(self, default: T, part: Callable[[], T], /) -> T: ...
+
+
+def failure_of(
+    step: str,
+    error: BaseException,
+    exception_traces: Any = None,
+    *,
+    until: BaseException | None,
+    attempt: Attempt,
+) -> Failure:
     """A failure described.
 
     Args:
         step: The step that reports it; the exception may know better (`sync` inside `run`).
         error: The live exception: dlt's `PipelineStepFailed`, or what escaped from the step plainly.
         exception_traces: dlt's own traces of it, for the name of the resource.
+        until: The exception that was being handled when the run was called, which is none of its own.
+        attempt: Reads each part: exceptions are foreign code, and one part missing leaves the others.
     """
     from dlt.pipeline.exceptions import PipelineStepFailed
 
-    is_wrapped = isinstance(error, PipelineStepFailed)
+    is_wrapped = issubclass(type(error), PipelineStepFailed)
     outer: Any = error
-    causes = list(causes_of(error))
-    root = causes[-1]
-    kind = kind_of(causes)
-    job = _job_of(error)
-    resource, table = _place_of(error, job, exception_traces)
+    causes = attempt([error], lambda: list(causes_of(error, until)))
+    own = attempt([error], lambda: _of_this_pipeline(causes))
+    kind = attempt(_UNKNOWN, lambda: kind_of(causes))
+    job = attempt(None, lambda: _job_of(own))
+    resource, table = attempt(_NOWHERE, lambda: _place_of(own, job, exception_traces))
     return Failure(
         step=text_of(outer.step) if is_wrapped else step,
-        error_type=type_name(type(root)),
-        message=text_of(root),
+        error_type=type_name(type(causes[-1])),
+        message=text_of(causes[-1]),
         terminal=kind == "terminal",
-        chain=tuple(describe(one) for one in chain_of(error)),
-        stacktrace=stacktrace(error),
+        chain=tuple(_described(one, attempt) for one in chain_of(error, until)),
+        stacktrace=attempt("", lambda: stacktrace(error, until)),
         resource=resource,
         table=table,
         job=job,
@@ -43,6 +63,24 @@ def failure_of(step: str, error: BaseException, exception_traces: Any = None) ->
         is_package_partially_loaded=is_wrapped and bool(outer.is_package_partially_loaded),
         transient=kind == "transient",
     )
+
+
+def _described(error: BaseException, attempt: Attempt) -> ExceptionInfo:
+    plain = ExceptionInfo(type_name(type(error)), text_of(error), ())
+    return attempt(plain, lambda: describe(error))
+
+
+def _of_this_pipeline(causes: Sequence[BaseException]) -> list[BaseException]:
+    """The exceptions up to that of another pipeline, which a resource has run: its jobs are not ours."""
+    from dlt.pipeline.exceptions import PipelineStepFailed
+
+    outer, *inner = causes
+    own = [outer]
+    for one in inner:
+        if isinstance(one, PipelineStepFailed) and one.pipeline is not read(outer, "pipeline"):
+            break
+        own.append(one)
+    return own
 
 
 def kind_of(causes: Sequence[BaseException]) -> FailureKind:
@@ -66,33 +104,33 @@ def kind_of(causes: Sequence[BaseException]) -> FailureKind:
     return "unknown"
 
 
-def _job_of(error: BaseException) -> FailedJob | None:
-    """The job that an exception speaks of, as dlt's `WithJobError` does."""
+def _job_of(causes: Sequence[BaseException]) -> FailedJob | None:
+    """The job that dlt says has failed."""
+    from dlt.common.destination.exceptions import WithJobError
     from dlt.common.storages.load_package import ParsedLoadJobFileName
 
-    for one in chain_of(error):
-        job_id = getattr(one, "job_id", None)
+    for one in causes:
+        job_id = read(one, "job_id") if isinstance(one, WithJobError) else None
         if not isinstance(job_id, str):
             continue
         try:
             table = ParsedLoadJobFileName.parse(job_id).table_name
         except Exception:  # noqa: BLE001 - job ids of other forms begin with the table, too
             table = job_id.split(".", 1)[0]
-        return FailedJob(job_id, table, text_of(getattr(one, "failed_message", None) or one))
+        return FailedJob(job_id, table, text_of(read(one, "failed_message") or one))
     return None
 
 
 def _place_of(
-    error: BaseException, job: FailedJob | None, exception_traces: Any
+    causes: Sequence[BaseException], job: FailedJob | None, exception_traces: Any
 ) -> tuple[str | None, str | None]:
-    """The resource and the table that an exception speaks of."""
-    resource = None
-    table = None if job is None else job.table
-    for one in chain_of(error):
-        resource = resource or getattr(one, "pipe_name", None)
-        table = table or getattr(one, "table_name", None)
-    for trace in exception_traces or ():
-        resource = resource or trace.get("resource_name")
+    """The resource and the table that dlt's exceptions speak of."""
+    told = [one for one in causes if is_of_dlt(one)]
+    resources = [read(one, name) for name in ("pipe_name", "resource_name") for one in told]
+    # dlt has put the name of the resource that it was at into each; those further on may be others' failures
+    resources += [trace.get("resource_name") for trace in (exception_traces or ())[:1]]
+    tables = [None if job is None else job.table, *(read(one, "table_name") for one in told)]
+    resource, table = next(filter(None, resources), None), next(filter(None, tables), None)
     return (
         None if resource is None else text_of(resource),
         None if table is None else text_of(table),

@@ -10,7 +10,7 @@ from dltobs._event_parts import FOLLOW_UP_FORMATS
 from dltobs._events import Job, Resource, Table
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from dltobs._events import Attempt
 
@@ -102,6 +102,7 @@ def load_jobs_of(
     since: datetime,
     files: Mapping[str, WrittenFile],
     attempts: Mapping[str, tuple[Attempt, ...]],
+    clean: Callable[[str], str],
 ) -> tuple[Job, ...]:
     """The jobs that a load has run.
 
@@ -111,6 +112,7 @@ def load_jobs_of(
             earlier runs, too.
         files: What is known of their files.
         attempts: The tries in this load, by job id.
+        clean: Takes the secrets out of a message, before it is cut, perhaps in the middle of one.
     """
     known = dict(_package_jobs(info))
     jobs = {}
@@ -121,14 +123,34 @@ def load_jobs_of(
                 jobs[metrics.job_id] = metrics
     # a job that an interrupt has ended has no metrics
     ids = [*jobs, *(job_id for job_id in attempts if job_id not in jobs)]
-    return tuple(
-        _job(job_id, jobs.get(job_id), known.get(job_id), files.get(job_id), attempts.get(job_id, ()))
-        for job_id in ids
-    )
+
+    def job(job_id: str) -> Job:
+        tries = attempts.get(job_id, ())
+        message = _message(jobs.get(job_id), known.get(job_id), tries)
+        cut = None if message is None else clean(text_of(message))[-_MAX_MESSAGE:]
+        return _job(job_id, jobs.get(job_id), known.get(job_id), files.get(job_id), tries, cut)
+
+    return tuple(map(job, ids))
 
 
-def _job(
-    job_id: str, metrics: Any, package_job: Any, file: WrittenFile | None, attempts: tuple[Attempt, ...]
+def _message(metrics: Any, package_job: Any, attempts: tuple[Attempt, ...]) -> Any:
+    """Why a job has not completed; None for one that has."""
+    if _state_of(metrics, attempts) == "completed":
+        return None
+    return getattr(package_job, "failed_message", None) or (attempts[-1].message if attempts else None)
+
+
+def _state_of(metrics: Any, attempts: tuple[Attempt, ...]) -> str:
+    return text_of(metrics.state) if metrics is not None else attempts[-1].state
+
+
+def _job(  # noqa: PLR0913, PLR0917 - each knows a part of it
+    job_id: str,
+    metrics: Any,
+    package_job: Any,
+    file: WrittenFile | None,
+    attempts: tuple[Attempt, ...],
+    failed_message: str | None,
 ) -> Job:
     table, *rest = job_id.split(".")  # table.file.format, and .gz
     file_format = rest[1] if len(rest) > 1 else None
@@ -139,18 +161,14 @@ def _job(
     ends = [attempts[-1].finished_at] if attempts else []
     starts += [one for one in (moment(getattr(metrics, "started_at", None)),) if one is not None]
     ends += [one for one in (moment(getattr(metrics, "finished_at", None)),) if one is not None]
-    state = text_of(metrics.state) if metrics is not None else attempts[-1].state
     retries = int(getattr(metrics, "retry_count", 0) or 0)
     if attempts:
         retries = max(retries, attempts[-1].number - 1)
-    message = None
-    if state != "completed":
-        message = getattr(package_job, "failed_message", None) or (attempts[-1].message if attempts else None)
     return Job(
         job_id=job_id,
         table=table,
         internal=is_internal(table),
-        state=state,
+        state=_state_of(metrics, attempts),
         file_format=file_format,
         rows=None if file is None else file.rows,
         bytes=_size(package_job, file_format) if file is None else file.bytes,
@@ -158,7 +176,7 @@ def _job(
         started_at=min(starts, default=None),
         finished_at=max(ends, default=None),
         remote_url=getattr(metrics, "remote_url", None),
-        failed_message=None if message is None else text_of(message)[-_MAX_MESSAGE:],
+        failed_message=failed_message,
         attempts=attempts,
     )
 

@@ -7,15 +7,16 @@ import sys
 import threading
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from dltobs._context.current import RunContext, current_run
-from dltobs._describe import chain_of, root_cause
+from dltobs._describe import chain_of, read, root_cause
 from dltobs._events import RunFinished
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from contextvars import Token
+    from weakref import ReferenceType
 
     from dlt.pipeline.trace import PipelineStepTrace
 
@@ -55,6 +56,7 @@ class OpenRun:
     """The stored schemas when extract began; None if the run did not extract."""
     migrated: frozenset[str] = frozenset()
     """The packages whose schema changes had been made before the load."""
+    pipeline: ReferenceType[Any] | None = None
     thread: int = field(default_factory=threading.get_ident)
     process: int = field(default_factory=os.getpid)
 
@@ -119,7 +121,7 @@ def outcome_of(state: OpenRun) -> Outcome:
     - `ok`: any other. A step that failed inside it was caught by the caller's own code.
     """
     if any(step.failure is not None and step.depth == 0 for step in state.finished):
-        return "terminated" if is_by_signal(state.error) else "failed"
+        return "terminated" if is_by_signal(state.error, state.error_at_start) else "failed"
     if any(step.failed_jobs for step in state.finished):
         return "ok_with_failed_jobs"
     return "ok" if any(_has_data(step) for step in state.finished) else "no_data"
@@ -153,17 +155,30 @@ def _packages(state: OpenRun) -> list[Package]:
 
 def will_retry(state: OpenRun) -> bool | None:
     """Whether the retry loop in which the run was made goes on after the exception that ends it."""
-    error = sys.exc_info()[1] or state.error
+    error = sys.exc_info()[1]
+    if error is None:
+        error = state.error
     return False if state.attempt is None or error is None else state.attempt.will_retry(error)
 
 
-def is_by_signal(error: BaseException | None) -> bool:
-    """Whether a run ended because somebody asked it to: by Ctrl-C, or by a signal that a handler took."""
+def is_by_signal(error: BaseException | None, until: BaseException | None = None) -> bool:
+    """Whether a run ended because somebody asked it to: by Ctrl-C, or by a signal that a handler took.
+
+    Args:
+        error: The exception that ended it.
+        until: The one that was being handled when the run was called.
+    """
     if error is None:
         return False
-    cause = root_cause(error)
+    try:
+        cause = root_cause(error, until)
+    except Exception:  # noqa: BLE001 - foreign code; the end of the run is told whatever it is
+        return False
     # dlt's SignalReceivedException is a KeyboardInterrupt
-    return isinstance(cause, KeyboardInterrupt) or RAISED_BY_SIGNAL in vars(cause)
+    if issubclass(type(cause), KeyboardInterrupt):
+        return True
+    attributes = read(cause, "__dict__")  # not `read()` of the mark: `__getattr__` may have an answer to all
+    return isinstance(attributes, dict) and RAISED_BY_SIGNAL in attributes
 
 
 def leave(token: Token[RunContext | None]) -> None:

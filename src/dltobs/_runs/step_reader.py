@@ -123,7 +123,7 @@ class StepReader:
         folder = state.run.working_dir
         packages = state.files if folder is None else {**known_files(folder), **state.files}
         files = {job_id: file for package in packages.values() for job_id, file in package.items()}
-        return load_jobs_of(step_info, step.started_at, files, attempts)
+        return load_jobs_of(step_info, step.started_at, files, attempts, self._warner.clean)
 
     def _schema_changes(
         self, state: OpenRun, info: Any, pipeline: SupportsPipeline
@@ -164,4 +164,13 @@ class StepReader:
             return state.failed.failure
         state.error = error
         unknown = Failure(step, type_name(type(error)), text_of(error), False, (), "")  # noqa: FBT003
-        return self.attempt(unknown, lambda: failure_of(step, error, step_trace.exception_traces))
+        return self.attempt(
+            unknown,
+            lambda: failure_of(
+                step,
+                error,
+                step_trace.exception_traces,
+                until=state.error_at_start,
+                attempt=self.attempt,
+            ),
+        )

@@ -7,7 +7,7 @@ import linecache
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from dltobs._describe import shortened
+from dltobs._describe import GROUP_TYPES, shortened
 from dltobs._events import ExceptionInfo
 from dltobs.sinks.source_lines import SourceLines
 
@@ -38,7 +38,7 @@ def exceptions_of(failure: Failure, redactor: Redactor) -> list[dict[str, Any]]:
 
 
 def _without_wrappers(failure: Failure) -> list[ExceptionInfo]:
-    """The chain without the exceptions in which dlt wraps what happened: their texts are tags and context.
+    """The chain without the exceptions that wrap what happened, dlt's and groups: their texts are context.
 
     Their frames go before those of the first one that is left, which makes its stack whole: from the step
     of the pipeline to the line that raised.
@@ -48,10 +48,15 @@ def _without_wrappers(failure: Failure) -> list[ExceptionInfo]:
         # the exception of a load job was raised in a thread of its own
         chain.append(ExceptionInfo(failure.error_type, failure.message, ()))
     outer: Sequence[Frame] = ()
-    while len(chain) > 1 and chain[0].type.startswith("dlt."):
+    root = (failure.error_type, failure.message)
+    while len(chain) > 1 and _is_wrapper(chain[0]) and (chain[0].type, chain[0].message) != root:
         outer = _joined(outer, chain.pop(0).frames)
     chain[0] = replace(chain[0], frames=tuple(_joined(outer, chain[0].frames)))
     return chain
+
+
+def _is_wrapper(info: ExceptionInfo) -> bool:
+    return info.type.startswith("dlt.") or info.type in GROUP_TYPES
 
 
 def _joined(outer: Sequence[Frame], inner: Sequence[Frame]) -> Sequence[Frame]:

@@ -13,7 +13,7 @@ from pathlib import PurePath
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
-from dltobs._describe import shortened
+from dltobs._describe import GROUP_TYPES, shortened
 from dltobs._events import RunFinished
 from dltobs._runs.schema_changes import told
 
@@ -190,7 +190,9 @@ def _step(event: RunFinished) -> str:
 
 def _where(failure: Failure) -> str:
     """Resource and table, and the line of the user's code."""
-    of_users = ([frame for frame in info.frames if frame.in_app] for info in failure.chain)
+    # a group is raised where its tasks are waited for, long after the line that failed
+    chain = sorted(failure.chain, key=lambda info: info.type in GROUP_TYPES)
+    of_users = ([frame for frame in info.frames if frame.in_app] for info in chain)
     # not the innermost exception: that may be an earlier one, which was handled when the run was called
     frames = next(filter(None, of_users), [])
     parts = [
