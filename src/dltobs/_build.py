@@ -12,8 +12,9 @@ from dltobs._process.signals import TerminationWatch
 from dltobs._redaction.learner import SecretLearner
 from dltobs._redaction.redactor import Redactor
 from dltobs._redaction.secrets import secrets_in
+from dltobs._runs.callbacks import Callbacks
 from dltobs._runs.terminated import TerminationReport
-from dltobs._runs.tracker import Callbacks, Tracker
+from dltobs._runs.tracker import Tracker
 from dltobs._settings import otel
 from dltobs._settings.otel import application_has_provider
 from dltobs._settings.resolution import metric_target

@@ -7,6 +7,7 @@ from functools import partial
 from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeVar, runtime_checkable
 
 from dltobs._events import RunFinished, StepFinished
+from dltobs._process.interrupts import is_raised_by_handler
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -37,6 +38,11 @@ class Sink(Protocol):
 
     def close(self) -> None:
         """Let go of everything; no event follows."""
+
+
+def is_log(sink: Sink) -> bool:
+    """Whether a sink only writes lines, for handlers of whoever has some."""
+    return getattr(sink, "is_log", False) is True
 
 
 class _CleanStep(NamedTuple):
@@ -83,20 +89,41 @@ class Dispatcher:
         if interrupt is not None:
             raise interrupt
 
-    def emitters(self, events: Sequence[RunFinished]) -> list[Callable[[], object]]:
-        """Redact the ends of runs, and give for each sink a call that delivers them there."""
-        clean = [self._clean_run(event) for event in events]
+    def emitters(
+        self, events: Sequence[RunFinished]
+    ) -> tuple[list[Callable[[], object]], Callable[[], set[str]]]:
+        """Redact the ends of runs, and give for each sink a call that delivers them there.
 
-        def deliver(sink: Sink) -> None:
+        The other function gives the transaction ids of those that a sink has not taken which has taken
+        others: it is slow. One that has taken none hangs, and nobody waits for it, if there is another that
+        does not.
+        """
+        clean = [self._clean_run(event) for event in events]
+        told: list[set[str]] = [set() for _ in self._sinks]
+
+        def deliver(sink: Sink, taken: set[str]) -> None:
             for event in clean:
                 self._deliver(sink, event)
+                taken.add(event.run.transaction_id)
 
-        return [partial(deliver, sink) for sink in self._sinks]
+        def untold() -> set[str]:
+            ids = {event.run.transaction_id for event in clean}
+            # our own lines in the log reach nobody by themselves
+            tellers = [taken for sink, taken in zip(self._sinks, told, strict=True) if not is_log(sink)]
+            if not tellers:
+                return set()
+            slow = [taken for taken in tellers if taken]
+            return {one for one in ids if not slow or not all(one in taken for taken in slow)}
+
+        return [partial(deliver, sink, taken) for sink, taken in zip(self._sinks, told, strict=True)], untold
 
     def _deliver(self, sink: Sink, event: Event) -> None:
         try:
             sink.emit(event)
-        except (Exception, SystemExit) as error:  # noqa: BLE001 - one sink's failure is not another's, nor the run's
+        except (Exception, SystemExit) as error:
+            if isinstance(error, SystemExit) and is_raised_by_handler(error):
+                raise
+            # one sink's failure is not another's, nor the run's
             self._warner.internal_error(f"sink {type(sink).__name__}", error)
 
     def _clean(self, event: E) -> E:

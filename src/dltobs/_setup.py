@@ -184,6 +184,7 @@ class Setup:
 
     def take_down(self) -> None:
         """Deliver what is left within `flush_timeout`, then undo `attach()`."""
+        self.tracker.end_untold()
         self.tracker.detach()
         if self.process == os.getpid():
             end_retry_loops()

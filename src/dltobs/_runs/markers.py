@@ -15,7 +15,6 @@ from __future__ import annotations
 import contextlib
 import os
 import threading
-import time
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from pathlib import Path
@@ -27,7 +26,7 @@ from dltobs._process.identity import is_alive, own_process
 from dltobs._runs.marker_files import FOLDER, SUFFIX, Marker, is_id, read, write
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Container, Iterator
 
     from dltobs._warnings import Warner
 
@@ -72,6 +71,8 @@ class RunMarkers:
         """On lost runs of which the sinks are being told."""
         self._beating: int | None = None
         """The process in which the thread of the heart beat runs."""
+        self._is_over = threading.Event()
+        """No run follows: the thread of the heart beat is not needed any more."""
 
     def redirect(self, warner: Warner) -> None:
         """Tell somebody else of what goes wrong."""
@@ -126,12 +127,16 @@ class RunMarkers:
         with contextlib.suppress(OSError):  # it will be reported as lost, which is the best that is left
             found.path.unlink(missing_ok=True)
 
-    def end_all(self) -> None:
-        """The process ends, and all of its runs have been reported, or are being reported."""
+    def end_all(self, but: Container[str] = ()) -> None:
+        """The process ends, and its runs have been reported, or are being reported, `but` these."""
         for claim in list(self._claims):
             self._release(claim)
-        for transaction_id in list(self._open):
+        for transaction_id in [one for one in list(self._open) if one not in but]:
             self.end(transaction_id)
+
+    def close(self) -> None:
+        """No run follows."""
+        self._is_over.set()
 
     def _release(self, claim: Path) -> None:
         self._claims.discard(claim)
@@ -185,7 +190,8 @@ class RunMarkers:
 
     def _is_dead(self, marker: Marker, changed: float, own: _Open, now: float) -> bool:
         alive = is_alive(marker.process, own.marker.process)
-        return now - changed > SILENCE if alive is None else not alive
+        # one that lies in the future was written by a clock that has been put back since
+        return abs(now - changed) > SILENCE if alive is None else not alive
 
     def _warn(self, path: Path, error: OSError) -> None:
         self._warner.warn(
@@ -200,17 +206,21 @@ class RunMarkers:
         if self._beating == os.getpid():
             return
         self._beating = os.getpid()
+        self._is_over = threading.Event()
         inherited = [one for one, run in self._open.items() if run.marker.process.pid != os.getpid()]
         for transaction_id in inherited:  # they are the parent's
             del self._open[transaction_id]
         try:
-            threading.Thread(target=self._renew, name="dltobs-markers", daemon=True).start()
+            threading.Thread(
+                target=self._renew, args=(self._is_over,), name="dltobs-markers", daemon=True
+            ).start()
         except RuntimeError:  # the process exits
             self._beating = None
 
-    def _renew(self) -> None:
+    def _renew(self, is_over: threading.Event) -> None:
         while True:
-            time.sleep(BEAT)
+            if is_over.wait(BEAT):
+                return
             if not self._open:
                 self._beating = None
                 # a run may have begun meanwhile, and relied on us

@@ -6,6 +6,7 @@ own, and no wait is without bound.
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from datetime import datetime, timezone
@@ -16,11 +17,13 @@ from dltobs._events import ExceptionInfo, Failure, RunFinished, StepFinished
 from dltobs._process.deadline import run_within
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Collection, Sequence
     from types import FrameType
 
-    from dltobs._events import LogLine
+    from dltobs._events import LogLine, Outcome
     from dltobs._runs.open_run import OpenRun
+
+    Untold = Callable[[], Collection[str]]
 
 ERROR_TYPE = "Signal"
 _HOOK_SHARE = 0.2
@@ -30,10 +33,28 @@ _HIDDEN = frozenset({"dltobs._process.signals"})
 """Modules whose frames are on top of the stack of a thread that waits for us."""
 
 
+def interrupted(
+    runs: dict[str, OpenRun], signal_name: str, lines_of: Callable[[str], tuple[LogLine, ...]]
+) -> list[RunFinished]:
+    """Take the runs of this process out of those that are on, and give their ends."""
+    ended = []
+    for transaction_id in list(runs):
+        state = runs.pop(transaction_id, None)
+        if state is not None and state.process == os.getpid():
+            ended.append(terminated_run(state, signal_name, lines_of(transaction_id)))
+    return ended
+
+
 def terminated_run(state: OpenRun, signal_name: str, log_lines: tuple[LogLine, ...]) -> RunFinished:
     """The end of a run in whose midst the process ends; each step that is on has failed by the signal."""
+    return ended_run(state, "terminated", _failure(state, signal_name), log_lines)
+
+
+def ended_run(
+    state: OpenRun, outcome: Outcome, failure: Failure, log_lines: tuple[LogLine, ...]
+) -> RunFinished:
+    """The end of a run that dlt does not tell; each step that is on has failed so."""
     at = max(datetime.now(timezone.utc), state.started_at)
-    failure = _failure(state, signal_name)
     opened = [
         StepFinished(
             run=state.run,
@@ -49,7 +70,7 @@ def terminated_run(state: OpenRun, signal_name: str, log_lines: tuple[LogLine, .
     ][::-1]
     return RunFinished(
         run=state.run,
-        outcome="terminated",
+        outcome=outcome,
         started_at=state.started_at,
         finished_at=at,
         steps=(*state.finished, *opened),
@@ -83,8 +104,9 @@ class TerminationReport:
     Args:
         hooks_are_on: Whether a thread is in a hook of ours, whose sinks it should leave first.
         interrupt: Takes the open runs away from their hooks and gives their ends.
-        emitters: Gives a call for each sink, which hands it these events.
-        reported: Told that the sinks have been told of all runs.
+        emitters: Gives a call for each sink, which hands it these events, and what tells in the end of which
+            runs, by their transaction ids, a sink has not been told.
+        reported: Told that the sinks have been told of all runs but these.
         deliver: Has the sinks deliver within so many seconds.
     """
 
@@ -93,8 +115,8 @@ class TerminationReport:
         *,
         hooks_are_on: Callable[[], bool],
         interrupt: Callable[[str], Sequence[RunFinished]],
-        emitters: Callable[[Sequence[RunFinished]], Sequence[Callable[[], object]]],
-        reported: Callable[[], None],
+        emitters: Callable[[Sequence[RunFinished]], tuple[Sequence[Callable[[], object]], Untold]],
+        reported: Callable[[Collection[str]], None],
         deliver: Callable[[float], object],
     ) -> None:
         self._hooks_are_on = hooks_are_on
@@ -110,10 +132,8 @@ class TerminationReport:
         while self._hooks_are_on() and time.monotonic() < patience:
             time.sleep(0.005)
         events = self._interrupt(signal_name)
+        calls, untold = self._emitters(events)
         if events:
-            run_within(
-                _EMIT_SHARE * max(deadline - time.monotonic(), 0.0),
-                *self._emitters(events),
-            )
-        self._reported()
+            run_within(_EMIT_SHARE * max(deadline - time.monotonic(), 0.0), *calls)
+        self._reported(untold())
         self._deliver(max(deadline - time.monotonic(), 0.0))

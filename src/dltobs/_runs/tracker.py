@@ -9,9 +9,11 @@ from __future__ import annotations
 import os
 import sys
 import threading
+import weakref
 from dataclasses import replace
 from datetime import datetime, timezone
-from typing import TYPE_CHECKING, Any, NamedTuple
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 from dltobs._context.current import (
     RunContext,
@@ -24,36 +26,24 @@ from dltobs._context.current import (
 from dltobs._context.surroundings import remember
 from dltobs._events import RunStarted, StepStarted
 from dltobs._runs.attempt_context import current_attempt, end_left
+from dltobs._runs.callbacks import Callbacks
 from dltobs._runs.markers import RunMarkers
 from dltobs._runs.open_run import OpenRun, OpenStep, finished_run, leave, will_retry
 from dltobs._runs.step_reader import StepReader
 from dltobs._runs.steps import active_pipeline, pending_packages_of, reactivate, run_of, run_of_again
-from dltobs._runs.terminated import terminated_run
+from dltobs._runs.terminated import interrupted
+from dltobs._runs.untold import is_untold, tell_untold
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Collection, Mapping, Sequence
 
     from dlt.common.pipeline import SupportsPipeline
     from dlt.pipeline.trace import PipelineStepTrace, PipelineTrace
 
     from dltobs._dispatch import Dispatcher
-    from dltobs._events import Run, RunFinished
+    from dltobs._events import LogLine, Run, RunFinished
     from dltobs._warnings import Warner
     from dltobs.logs.handlers import RecentLines
-
-
-def _nothing() -> None:
-    """There is nothing to do."""
-
-
-class Callbacks(NamedTuple):
-    """Called on the run's thread: before the first event of a run, and after each hook.
-
-    `before_run` gives `Run.surroundings`, redacted.
-    """
-
-    before_run: Callable[[], Mapping[str, str]] = dict
-    after_hook: Callable[[], None] = _nothing
 
 
 class Tracker:
@@ -124,6 +114,7 @@ class Tracker:
             # a new list: another thread may be walking through the old one
             trace.TRACKING_MODULES = [module for module in trace.TRACKING_MODULES if module is not self]
             self._reader.load_attempts.detach()
+            self.markers.close()
 
     def on_start_trace(self, trace: PipelineTrace, step: str, pipeline: SupportsPipeline) -> None:
         """A run begins."""
@@ -176,6 +167,7 @@ class Tracker:
         if self._is_closing:
             return
         end_left()
+        self.end_untold(threading.get_ident())
         labels: Mapping[str, str] = {}
         labels = self._reader.attempt(labels, self._callbacks.before_run)
         run, attempt = replace(run_of(trace, pipeline), surroundings=labels), current_attempt()
@@ -184,6 +176,7 @@ class Tracker:
         remember(run.transaction_id, labels)
         token = current_run.set(RunContext(run.pipeline, step, run.transaction_id))
         state = OpenRun(run, trace.started_at, token, sys.exc_info()[1], attempt)
+        state.pipeline = weakref.ref(pipeline)
         self._runs[run.transaction_id] = state
         self._reader.load_attempts.begin(run.transaction_id)
         if self._recent_lines is not None:
@@ -219,28 +212,44 @@ class Tracker:
         sampled = current_span_is_sampled()
         self.markers.step(state.run, step.name, step.trace_id, step.span_id, sampled=sampled)
 
+    def end_untold(self, thread: int | None = None) -> None:
+        """Tell of the runs, of one thread or all, that have ended without a word of dlt's."""
+        token = inside_hook.set(True)
+        try:
+            for state in reversed(list(self._runs.values())):
+                if thread in {None, state.thread} and state.process == os.getpid() and is_untold(state):
+                    self._reader.attempt(None, partial(self._tell_untold, state))
+        finally:
+            inside_hook.reset(token)
+
+    def _tell_untold(self, state: OpenRun) -> None:
+        transaction_id = state.run.transaction_id
+        self._runs.pop(transaction_id, None)
+        self._reader.load_attempts.end(transaction_id)
+        tell_untold(state, self._lines_of(transaction_id), self._dispatcher.emit)
+        self.markers.end(transaction_id)
+
+    def _lines_of(self, transaction_id: str) -> tuple[LogLine, ...]:
+        return () if self._recent_lines is None else self._recent_lines.take(transaction_id)
+
     @property
     def is_observing(self) -> bool:
         """Whether a run has begun and not ended."""
         return bool(self._runs)
 
-    def forget_markers(self) -> None:
-        """The runs of this process have been reported, or their own threads are about to."""
-        self.markers.end_all()
+    def forget_markers(self, untold: Collection[str] = ()) -> None:
+        """The runs of this process have been reported, or their own threads are about to.
+
+        Not so those that a sink has not been told of, and those that have begun since.
+        """
+        self.markers.end_all(but={*untold, *self._runs})
 
     def interrupt(self, signal_name: str) -> list[RunFinished]:
         """Take the runs of this process that are on away from their hooks: a signal ends them.
 
         Called by a thread of ours; what their own threads still tell of them is not heard.
         """
-        ended = []
-        for transaction_id in list(self._runs):
-            state = self._runs.pop(transaction_id, None)
-            if state is None or state.process != os.getpid():
-                continue
-            lines = () if self._recent_lines is None else self._recent_lines.take(transaction_id)
-            ended.append(terminated_run(state, signal_name, lines))
-        return ended
+        return interrupted(self._runs, signal_name, self._lines_of)
 
     def _end_step(
         self,
@@ -270,7 +279,7 @@ class Tracker:
             return
         is_told = False
         try:
-            lines = () if self._recent_lines is None else self._recent_lines.take(trace.transaction_id)
+            lines = self._lines_of(trace.transaction_id)
             pending: tuple[str, ...] = ()
             pending = self._reader.attempt(pending, lambda: pending_packages_of(pipeline))
             self._reader.keep_files(state, pending)

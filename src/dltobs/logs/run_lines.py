@@ -29,6 +29,8 @@ class LogSink:
     - An earlier run that was lost: ERROR, with its own ids and `outcome`.
     """
 
+    is_log = True
+
     def emit(self, event: Event) -> None:
         """Write the line of an event, if it has one."""
         if isinstance(event, StepFinished) and event.schema_changes:
