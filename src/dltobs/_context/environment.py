@@ -89,11 +89,25 @@ def parent_context() -> Context | None:
 
     A malformed `TRACEPARENT` is one warning, and ignored; likewise what is malformed in the other two.
     """  # noqa: D205 - one sentence
-    from opentelemetry import trace
+    from opentelemetry import context, trace
 
     if trace.get_current_span().get_span_context().is_valid:
         return None
-    return _extracted(*(os.environ.get(name, "").strip() for name in VARIABLES))
+    extracted = _extracted(*(os.environ.get(name, "").strip() for name in VARIABLES))
+    current = context.get_current()
+    return extracted if extracted is None or not current else _laid_over(current, extracted)
+
+
+def _laid_over(current: Context, extracted: Context) -> Context:
+    """The application's own context, in which there is no span, with what the environment says beside."""
+    from opentelemetry import baggage, trace
+
+    both = trace.set_span_in_context(trace.get_current_span(extracted), current)
+    own = baggage.get_all(current)
+    for name, value in baggage.get_all(extracted).items():
+        if name not in own:
+            both = baggage.set_baggage(name, value, both)
+    return both
 
 
 @functools.lru_cache(maxsize=8)

@@ -87,9 +87,9 @@ class LoopSpans:
 
 
 def _end(span: Any, failed: Failed | None) -> None:
-    from opentelemetry.trace import Status, StatusCode
+    from dltobs.sinks.span_error import set_error
 
     if failed is not None:
         span.set_attribute("error.type", failed.error_type)
-        span.set_status(Status(StatusCode.ERROR, failed.reason))
+        set_error(span, failed.reason)
     span.end()

@@ -13,6 +13,7 @@ from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.trace import Link, SpanContext, TraceState
 from opentelemetry.trace.status import Status
 
+from dltobs._redaction.encodings import without_surrogates
 from dltobs._redaction.patterns import WITHHELD
 
 if TYPE_CHECKING:
@@ -52,6 +53,26 @@ class Withholding:
             return WITHHELD
         # attributes may be sequences of one primitive type
         return tuple(map(self._withheld, value)) if isinstance(value, Sequence) else value
+
+
+class Encodable:
+    """Stands in for a redactor where a text holds lone surrogates, which UTF-8 has no place for."""
+
+    def text(self, text: str) -> str:
+        """The text without them; the same object where there are none."""
+        clean = without_surrogates(text)
+        return text if clean == text else clean
+
+    def redact(self, value: Mapping[str, Any]) -> dict[str, Any]:
+        """The same for all texts of attributes."""
+        return {self.text(key): self._encodable(item) for key, item in value.items()}
+
+    def _encodable(self, value: Any) -> Any:
+        if isinstance(value, str):
+            return self.text(value)
+        # attributes may be sequences of one primitive type
+        is_sequence = isinstance(value, Sequence) and not isinstance(value, bytes)
+        return tuple(map(self._encodable, value)) if is_sequence else value
 
 
 def clean_resource(resource: Resource, redactor: Redactor) -> Resource:

@@ -10,9 +10,11 @@ from heapq import nlargest
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from opentelemetry import trace
-from opentelemetry.trace import SpanKind, Status, StatusCode
+from opentelemetry.trace import SpanKind
 
+from dltobs._redaction.encodings import without_surrogates
 from dltobs.sinks.handover import Handover
+from dltobs.sinks.span_error import tell_error
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -33,7 +35,6 @@ ATTEMPT = "attempt"
 _INTERNAL = "_dlt_"
 _UNKNOWN_ERROR = "_OTHER"
 """OpenTelemetry's word for an error whose type is not known."""
-_DESCRIPTION_LENGTH = 1024
 
 
 class _Problem(NamedTuple):
@@ -203,7 +204,7 @@ def _job(job: Job, event: StepFinished) -> _Child:
     if job.file_format is not None:
         attributes["dlt.job.file_format"] = job.file_format
     if job.remote_url is not None:
-        attributes["dlt.job.remote_url"] = job.remote_url
+        attributes["dlt.job.remote_url"] = without_surrogates(job.remote_url)
     return _Child(
         job.table,
         attributes,
@@ -237,13 +238,7 @@ def _tell(span: Span, child: _Child, started_at: int, finished_at: int) -> None:
             span.add_event(ATTEMPT, _attempt(attempt), at)
     if child.problem is None:
         return
-    error_type, message, stacktrace = child.problem
-    span.set_attribute("error.type", error_type)
-    told = {"exception.type": error_type, "exception.message": message}
-    if stacktrace is not None:
-        told["exception.stacktrace"] = stacktrace
-    span.add_event("exception", told, finished_at)
-    span.set_status(Status(StatusCode.ERROR, f"{error_type}: {message}"[:_DESCRIPTION_LENGTH]))
+    tell_error(span, *child.problem, finished_at)
 
 
 def _attempt(attempt: Attempt) -> dict[str, Any]:
@@ -255,7 +250,7 @@ def _attempt(attempt: Attempt) -> dict[str, Any]:
     if attempt.error_type is not None:
         attributes["error.type"] = attempt.error_type
     if attempt.message is not None:
-        attributes["exception.message"] = attempt.message
+        attributes["exception.message"] = without_surrogates(attempt.message)
     return attributes
 
 

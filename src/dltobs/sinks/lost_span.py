@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 from opentelemetry import trace
 from opentelemetry.context import Context
-from opentelemetry.trace import NonRecordingSpan, SpanContext, SpanKind, Status, StatusCode, TraceFlags
+from opentelemetry.trace import NonRecordingSpan, SpanContext, SpanKind, TraceFlags
 
 from dltobs.sinks.job_spans import nanoseconds
+from dltobs.sinks.span_error import set_error
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -50,7 +51,7 @@ def emit_lost(event: RunLost, tracer: Tracer, attributes: Mapping[str, Any], *, 
         tracer, f"{event.method} {event.run.pipeline}", parent, described, event, (trace_id, span_id, is_own)
     )
     where = f" in {event.step}" if event.step else ""
-    span.set_status(Status(StatusCode.ERROR, f"process {event.pid} on {event.host} died{where}"))
+    set_error(span, f"process {event.pid} on {event.host} died{where}")
     span.end(nanoseconds(event.last_seen_at))
 
 

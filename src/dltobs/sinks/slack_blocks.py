@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from dltobs.sinks.slack_alert import Alert
 
 _MAX_FIELDS = 10
+"""Of one block."""
 _CAUSE_TYPE = 300
 _VALUE = 200
 """Characters of a value among others."""
@@ -53,7 +54,8 @@ def plain_payload(alert: Alert) -> dict[str, Any]:
 def rich_payload(alert: Alert) -> dict[str, Any]:
     """The alert in blocks, beside its plain text."""
     blocks: list[dict[str, Any]] = [{"type": "header", "text": _plain(alert.title, HEADER)}]
-    if facts := alert.facts[:_MAX_FIELDS]:
+    for start in range(0, len(alert.facts), _MAX_FIELDS):
+        facts = alert.facts[start : start + _MAX_FIELDS]
         fields = [_markup(_labelled(label, value)) for label, value in facts]
         blocks.append({"type": "section", "fields": fields})
     if alert.cause is not None:

@@ -45,7 +45,9 @@ def escaped(text: str, limit: int) -> str:
             break
         room -= size
         kept += 1
-    return "".join(pieces[:kept]) + ELLIPSIS if limit > 0 else ""
+    whole = "".join(pieces[:kept]) + ELLIPSIS if limit > 0 else ""
+    mention = _MENTION.search(whole)  # which the cut has completed
+    return whole if mention is None else whole[: mention.start()] + ELLIPSIS
 
 
 def code(text: str, limit: int) -> str:

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
-from opentelemetry.trace import SpanContext, Status, StatusCode, TraceFlags
+from opentelemetry.trace import SpanContext, TraceFlags
 
-from dltobs._describe import shortened
 from dltobs._runs.schema_changes import told
 from dltobs.sinks.job_spans import nanoseconds
+from dltobs.sinks.span_error import tell_error
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -18,8 +18,6 @@ if TYPE_CHECKING:
 
     from dltobs._events import Failure, Run, StepFinished
 
-_DESCRIPTION_LENGTH = 1024
-_STACKTRACE_LENGTH = 64 * 1024
 _MAX_SCHEMA_LINES = 100
 
 
@@ -74,20 +72,9 @@ def _schema_change(event: StepFinished) -> dict[str, Any]:
 
 
 def _describe_failure(span: Span, failure: Failure, at: datetime) -> None:
-    span.set_attribute("error.type", failure.error_type)
     span.set_attribute("dlt.failure.kind", failure.kind)
     if failure.resource is not None:
         span.set_attribute("dlt.resource.name", failure.resource)
     if failure.table is not None:
         span.set_attribute("dlt.table.name", failure.table)
-    span.add_event(
-        "exception",
-        {
-            "exception.type": failure.error_type,
-            "exception.message": failure.message,
-            "exception.stacktrace": shortened(failure.stacktrace, _STACKTRACE_LENGTH),
-        },
-        nanoseconds(at),
-    )
-    description = f"{failure.error_type}: {failure.message}"
-    span.set_status(Status(StatusCode.ERROR, description[:_DESCRIPTION_LENGTH]))
+    tell_error(span, failure.error_type, failure.message, failure.stacktrace, nanoseconds(at))
