@@ -216,6 +216,9 @@ class Setup:
 
     def _keep_the_rest(self, timeout: float) -> None:
         """Put what was not sent into the spool, without the time to close anything."""
+        for metrics in _metric_sinks_of(self.sinks):
+            # sums that wait behind an export that hangs are not pending yet
+            metrics.keep(timeout)
         left = [one for one in self.deliveries.values() if one.pending]
         run_within(timeout, *(functools.partial(one.abandon, "not sent before the deadline") for one in left))
 

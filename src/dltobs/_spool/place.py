@@ -53,6 +53,8 @@ def _no_folder(path: Path) -> str | None:
         return None
     except OSError as error:
         return f"cannot be used ({(error.strerror or type(error).__name__).lower()})"
+    except ValueError:  # lone surrogates, or what the encoding of the file system does not have
+        return "cannot be used (not every character may stand in a path)"
 
 
 def _default_spool_dir() -> Path:

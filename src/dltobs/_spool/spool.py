@@ -37,6 +37,8 @@ if TYPE_CHECKING:
     from dltobs._warnings import Warner
 
 _CORRUPT = "corrupt"
+_TRIES = 3
+"""To take away a file, which others may give another name meanwhile."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,9 +109,11 @@ class Spool:
     def discard(self, kind: str, entry_id: str) -> None:
         """Take away what has been delivered after all."""
         entry_id = id_of(entry_id)
-        for entry in self._scan():
-            if (entry.kind, entry.entry_id, entry.suffix) == (kind, entry_id, READY):
-                self._unlink(entry.name)
+        for _ in range(_TRIES):
+            found = [one for one in self._scan() if (one.kind, one.entry_id) == (kind, entry_id)]
+            # also where somebody has claimed it: he would leave it to a later run, if his attempt failed
+            if all(self._unlink(one.name) for one in found if one.suffix != PART):
+                return
 
     def entries(self) -> list[Entry]:
         """All deliveries, oldest first; what dead processes had claimed is free again."""
@@ -141,6 +145,8 @@ class Spool:
             return Claim(entry, name, unpacked(entry, read(self.folder / name)))
         except CorruptError:
             self._set_aside(name, entry)
+        except FileNotFoundError:
+            pass  # somebody has discarded it
         except OSError as error:
             self._warn(error, "what is in it is not sent")
             self._rename(name, entry.name)

@@ -170,11 +170,28 @@ class OwnMetrics:
     def flush(self, timeout: float) -> bool:
         """Collect and export within `timeout` seconds. True: everything was delivered."""
         self._deadline = time.monotonic() + timeout
+        self._is_flushed = False  # whoever waits for this may be told of the deadline before we are
         in_time = run_within(timeout, *(reader.force_flush for reader in self._readers))
         self._is_flushed = in_time
         # each is asked, also after one that lost something
         delivered = [delivery.everything_delivered() for delivery in self._deliveries]
         return in_time and all(delivered)
+
+    def keep(self, timeout: float) -> None:
+        """Put into the spool what the last flush did not get through.
+
+        It takes `timeout` seconds at most, and no more than `close()` would give to it.
+        """
+        if self.is_installed and not self._is_flushed:
+            # whoever is interrupted by a signal may hold the lock of a reader
+            run_within(min(timeout, 2 * _CLOSING_MILLIS / 1000), self._keep)
+
+    def _keep(self) -> None:
+        # the sums may not even have been collected; where an export hangs, it holds a reader's lock
+        deadline = time.monotonic() + _CLOSING_MILLIS / 1000
+        for reader in self._readers:
+            reader.keep(max(deadline - time.monotonic(), 0.0))
+        run_within(_CLOSING_MILLIS / 1000, *(reader.force_flush for reader in self._readers))
 
     def close(self) -> None:
         """Take the provider away; what is on its way is lost, what comes later is not collected."""
@@ -182,10 +199,7 @@ class OwnMetrics:
         if isinstance(provider, OwnMeterProvider) and provider.inner is self._inner:
             provider.switch(None)
         if not self._is_flushed:
-            # the sums may not even have been collected; where an export hangs, it holds a reader's lock
-            for reader in self._readers:
-                reader.keep(_CLOSING_MILLIS / 1000)
-            run_within(_CLOSING_MILLIS / 1000, *(reader.force_flush for reader in self._readers))
+            self._keep()
         for exporter in self._exporters:
             exporter.refuse()
         # a reader may have begun an export of its own just after the flush, which has its time, too

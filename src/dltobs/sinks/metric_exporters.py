@@ -15,8 +15,17 @@ from opentelemetry.sdk.metrics.export import (
     MetricsData,
 )
 from opentelemetry.sdk.metrics.view import ExplicitBucketHistogramAggregation
+from opentelemetry.sdk.resources import Resource
 
-from dltobs.sinks.clean import IDENTITIES, SCOPE, Withholding, clean_attributes, clean_resource, clean_scope
+from dltobs.sinks.clean import (
+    IDENTITIES,
+    SCOPE,
+    Encodable,
+    Withholding,
+    clean_attributes,
+    clean_resource,
+    clean_scope,
+)
 from dltobs.sinks.counted import Counted
 from dltobs.sinks.undelivered import Stored, Undelivered
 
@@ -28,6 +37,8 @@ if TYPE_CHECKING:
     from dltobs._redaction.redactor import Redactor
     from dltobs.sinks.answers import Ear
     from dltobs.sinks.delivery import Delivery
+
+_IMPOSSIBLE = "cannot be encoded"
 
 
 class RedactingMetricExporter(MetricExporter):
@@ -59,6 +70,7 @@ class RedactingMetricExporter(MetricExporter):
         self._exporter = exporter
         self._redactor = redactor
         self._delivery = delivery
+        self._ear = ear
         self.undelivered = Undelivered(self._store, delivery.discard)
         self._counted = Counted(delivery, ear, self.undelivered)
         self._process = os.getpid()
@@ -94,9 +106,17 @@ class RedactingMetricExporter(MetricExporter):
             return MetricExportResult.SUCCESS
 
         def send() -> bool:
-            clean = self._clean(metrics_data)
-            result = self._exporter.export(clean, timeout_millis=timeout_millis, **kwargs)
-            return result is MetricExportResult.SUCCESS
+            data = self._encodable(metrics_data)
+            left_out = count - _points_in(data)
+            result = MetricExportResult.SUCCESS
+            if left_out < count:
+                result = self._exporter.export(data, timeout_millis=timeout_millis, **kwargs)
+            is_taken, answer = result is MetricExportResult.SUCCESS, self._ear.answer
+            if left_out and is_taken and (answer.rejected or not answer.error):
+                # counted as what a back end does not want of a request that it takes
+                reason, rejected = answer.error or _IMPOSSIBLE, answer.rejected + left_out
+                self._ear.answer = answer._replace(error=reason, rejected=rejected)
+            return is_taken
 
         is_taken = self._counted.send(count, [metrics_data], send, turn)
         if is_taken and self._is_cumulative:
@@ -128,9 +148,11 @@ class RedactingMetricExporter(MetricExporter):
     def _stored(self, data: MetricsData, entry_id: str) -> Stored | None:
         from opentelemetry.exporter.otlp.proto.common.metrics_encoder import encode_metrics
 
-        payload = encode_metrics(self._clean(data)).SerializeToString()
-        is_kept = self._delivery.keep(payload, _points_in(data), entry_id)
-        return Stored(_points_in(data), entry_id) if is_kept else None
+        data = self._encodable(data)
+        items = _points_in(data)
+        payload = encode_metrics(data).SerializeToString()
+        is_kept = items > 0 and self._delivery.keep(payload, items, entry_id)
+        return Stored(items, entry_id) if is_kept else None
 
     def force_flush(self, timeout_millis: float = 10_000) -> bool:
         """Nothing is buffered here."""
@@ -140,6 +162,14 @@ class RedactingMetricExporter(MetricExporter):
         """Close the inner exporter; what is still on its way is kept or lost."""
         self.refuse()
         self._counted.close(lambda: self._exporter.shutdown(timeout_millis=timeout_millis))
+
+    def _encodable(self, data: MetricsData) -> MetricsData:
+        """The points without secrets, and without those that would take all the others with them."""
+        clean = self._clean(data)
+        # only what is sent to a back end, which the spool knows the way to, becomes protobuf
+        if self._delivery.route is None or _can_be_encoded(clean):
+            return clean
+        return _encodable(clean)
 
     def _clean(self, data: MetricsData) -> MetricsData:
         try:
@@ -165,33 +195,87 @@ def _end_of(data: MetricsData) -> int:
     return max((point.time_unix_nano for point in _points_of(data)), default=0)
 
 
+def _can_be_encoded(data: MetricsData) -> bool:
+    from opentelemetry.exporter.otlp.proto.common.metrics_encoder import encode_metrics
+
+    try:
+        encode_metrics(data)
+    except Exception:  # noqa: BLE001 - a number, say, that protobuf has no place for
+        return False
+    return True
+
+
+def _encodable(data: MetricsData) -> MetricsData:
+    """The metrics without the points that cannot be encoded."""
+
+    def of_scope(one: ScopeMetrics, resource: ResourceMetrics) -> ScopeMetrics:
+        def may_go(metric: Metric) -> bool:
+            alone = replace(resource, scope_metrics=[replace(one, metrics=[metric])])
+            return _can_be_encoded(MetricsData(resource_metrics=[alone]))
+
+        def rest_of(metric: Metric) -> Metric:
+            points = [point for point in metric.data.data_points if may_go(_with_points(metric, [point]))]
+            return _with_points(metric, points)
+
+        found = [metric if may_go(metric) else rest_of(metric) for metric in one.metrics]
+        return replace(one, metrics=[metric for metric in found if metric.data.data_points])
+
+    return MetricsData(
+        resource_metrics=[
+            replace(one, scope_metrics=[of_scope(scope, one) for scope in one.scope_metrics])
+            for one in data.resource_metrics
+        ]
+    )
+
+
+def _with_points(metric: Metric, points: Any) -> Metric:
+    return replace(metric, data=replace(metric.data, data_points=points))
+
+
 def _rebuilt(data: MetricsData, redactor: Redactor) -> MetricsData:
+    encodable: Any = Encodable()
+
+    def text(own: str) -> str:
+        return str(encodable.text(redactor.text(own)))
+
+    def attributes(own: Any, kept: frozenset[str] = frozenset()) -> Any:
+        return encodable.redact(clean_attributes(own or {}, redactor, kept))
+
     def of_resource(one: ResourceMetrics) -> ResourceMetrics:
         scopes = [of_scope(scope) for scope in one.scope_metrics]
-        return replace(one, resource=clean_resource(one.resource, redactor), scope_metrics=scopes)
+        resource = _encodable_resource(clean_resource(one.resource, redactor))
+        return replace(one, resource=resource, scope_metrics=scopes)
 
     def of_scope(one: ScopeMetrics) -> ScopeMetrics:
         kept = IDENTITIES if one.scope.name == SCOPE else frozenset()
         return replace(
             one,
-            scope=clean_scope(one.scope, redactor),
+            scope=clean_scope(clean_scope(one.scope, redactor), encodable),
             metrics=[of_metric(metric, kept) for metric in one.metrics],
-            schema_url=redactor.text(one.schema_url) if one.schema_url else one.schema_url,
+            schema_url=text(one.schema_url) if one.schema_url else one.schema_url,
         )
 
     def of_metric(one: Metric, kept: frozenset[str]) -> Metric:
-        points: Any = [of_point(point, kept) for point in one.data.data_points]
-        data = replace(one.data, data_points=points)
+        changed = _with_points(one, [of_point(point, kept) for point in one.data.data_points])
         # the name is what the metric is known by, and OpenTelemetry takes only identifiers
-        return replace(one, description=redactor.text(one.description or ""), data=data)
+        return replace(changed, description=text(one.description or ""))
 
     def of_point(one: Any, kept: frozenset[str]) -> Any:
-        changed: dict[str, Any] = {"attributes": clean_attributes(one.attributes or {}, redactor, kept)}
+        changed: dict[str, Any] = {"attributes": attributes(one.attributes, kept)}
         if getattr(one, "exemplars", None):
             changed["exemplars"] = [of_exemplar(exemplar) for exemplar in one.exemplars]
         return replace(one, **changed)
 
     def of_exemplar(one: Any) -> Any:
-        return replace(one, filtered_attributes=clean_attributes(one.filtered_attributes or {}, redactor))
+        return replace(one, filtered_attributes=attributes(one.filtered_attributes))
 
     return MetricsData(resource_metrics=[of_resource(one) for one in data.resource_metrics])
+
+
+def _encodable_resource(resource: Resource) -> Resource:
+    """The resource without lone surrogates, which the environment may hold, also where names stay."""
+    texts = Encodable()
+    attributes, schema_url = texts.redact(resource.attributes), texts.text(resource.schema_url)
+    if attributes == dict(resource.attributes) and schema_url == resource.schema_url:
+        return resource
+    return Resource(attributes, schema_url)

@@ -96,6 +96,11 @@ class MetricSink:
         """Export what our own provider has collected. The application flushes its own."""
         return self._own is None or self._own.flush(timeout)
 
+    def keep(self, timeout: float) -> None:
+        """Put into the spool what the last flush did not get through, within `timeout` seconds or less."""
+        if self._own is not None:
+            self._own.keep(timeout)
+
     def close(self) -> None:
         """Take our readers away."""
         if self._own is not None:

@@ -66,7 +66,7 @@ class Undelivered:
         """Put what could not be sent into the spool; gives the number of items kept."""
         with self._lock:
             batch = self._batches.pop(id(items), None)
-        stored = self._store(batch) if batch else None
+        stored = self._stored(batch) if batch else None
         return 0 if stored is None else stored.items
 
     def rescue(self) -> int:
@@ -78,15 +78,21 @@ class Undelivered:
             self._queue.clear()
         kept = 0
         for key, batch in batches.items():
-            stored = self._store(batch)
+            stored = self._stored(batch)
             if stored is not None:
                 kept += stored.items
                 with self._lock:
                     self._rescued[key] = stored.entry_id
         for start in range(0, len(queue), _LARGEST):
-            stored = self._store(queue[start : start + _LARGEST])
+            stored = self._stored(queue[start : start + _LARGEST])
             kept += 0 if stored is None else stored.items
         return kept
+
+    def _stored(self, items: Sequence[Any]) -> Stored | None:
+        try:
+            return self._store(items)
+        except Exception:  # noqa: BLE001 - these are counted as lost; the others still have to be kept
+            return None
 
     def _check_process(self) -> None:
         if self._process != os.getpid():  # a forked child: what is under way is its parent's
