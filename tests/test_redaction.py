@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import collections
 import dataclasses
+import html
 import json
 import re
 import sys
@@ -29,9 +30,6 @@ from dltobs._redaction.patterns import WITHHELD
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-settings.register_profile("without deadline", deadline=None)
-settings.load_profile("without deadline")
-
 SECRET = "pl4nted/Secret+value=%1"
 
 # what an operator may put into a password: letters of all kinds, quotes, backslashes, white space
@@ -55,6 +53,20 @@ ONE_LEVEL: dict[str, Callable[[str], str]] = {
     "f-string": lambda text: f"got {text!r} and {text!a}",
     "exception": lambda text: repr(ValueError(text)),
 }
+
+
+def unicode_escaped(text: str) -> str:
+    """JSON in which no character but letters and digits is left as it is."""
+    return "".join(
+        character
+        if character.isascii() and character.isalnum()
+        else json.dumps(character)[1:-1]
+        if character in "\\\n\t\r"
+        else "".join(f"\\u{unit:04X}" for unit in memoryview(character.encode("utf-16-le")).cast("H"))
+        for character in text
+    )
+
+
 WIRE: dict[str, Callable[[str], str]] = {
     "quote": quote,
     "quote everything": lambda text: quote(text, safe=""),
@@ -63,6 +75,16 @@ WIRE: dict[str, Callable[[str], str]] = {
     "lower case": lambda text: re.sub("%..", lambda match: match[0].lower(), quote(text)),
     "requests": lambda text: requote_uri(f"https://x.example/p?q={text}&r=1"),
     "json in a query": lambda text: quote(json.dumps({"a": text})),
+    "json in a form": lambda text: quote_plus(json.dumps({"a": text})),
+    "wide json in a form": lambda text: quote_plus(json.dumps({"a": text}, ensure_ascii=False)),
+    "html": html.escape,
+    "html of json": lambda text: html.escape(json.dumps({"a": text})),
+    "html in a form": lambda text: quote_plus(html.escape(text)),
+    "php": lambda text: json.dumps({"a": text}, ensure_ascii=False).replace("/", "\\/"),
+    "unicode escapes": unicode_escaped,
+    "unicode escapes in json": lambda text: json.dumps({"a": unicode_escaped(text)}),
+    "unicode escapes in a form": lambda text: quote_plus(unicode_escaped(text)),
+    "repr of json": lambda text: repr({"a": unicode_escaped(text)}),
 }
 
 
@@ -132,6 +154,86 @@ def test_no_quoted_form_is_left(wire, secret, before):
     assert WIRE[wire](secret) not in clean
     assert redactor.finds(text)
     assert "***" in clean
+
+
+TWICE = (
+    "quote_plus",
+    "json in a form",
+    "html",
+    "html of json",
+    "unicode escapes in json",
+    "php",
+    "repr of json",
+)
+
+
+@pytest.mark.parametrize("outer", TWICE)
+@pytest.mark.parametrize("inner", TWICE)
+@settings(max_examples=20)
+@given(secret=SECRETS)
+@example(secret="a b'c+\\\"<é😀>/&")
+def test_no_form_that_was_coded_in_two_ways_is_left(inner, outer, secret):
+    nonce = "0nonce0"
+    text = WIRE[outer](f"x {WIRE[inner](nonce + secret + nonce)}")
+    redactor = Redactor([secret])
+    clean = redactor.text(text)
+    assert re.findall(f"{nonce}(.*?){nonce}", clean, re.DOTALL) in ([], ["***"])
+    assert clean != text
+    assert redactor.finds(text)
+    assert not redactor.is_clean([text])
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (
+            r'{"received":"Ab3\u002BdE/fG7\u0026hI\u003C9kL==","a":"\u002b"}',
+            r'{"received":"***","a":"\u002b"}',
+        ),
+        ("<p>&lt;Ab3&#43;dE/fG7&amp;hI&lt;9kL==&gt;</p>", "<p>&lt;***&gt;</p>"),
+        ("<p>&#x3c;Ab3&#x2B;dE/fG7&AMP;hI&LT;9kL&equals;=&amp;", "<p>&#x3c;***&amp;"),
+        (r"?q=%22%5Cu0022Ab3%5Cu002BdE%2FfG7%5Cu0026hI%5Cu003C9kL==%5Cu0022", r"?q=%22%5Cu0022***%5Cu0022"),
+        (r"\ud83d\ude00Ab3\u002BdE/fG7\u0026hI\u003C9kL==\ud83d\ude00", r"\ud83d\ude00***\ud83d\ude00"),
+    ],
+)
+def test_beside_a_coded_secret_nothing_is_changed(text, expected):
+    redactor = Redactor(["Ab3+dE/fG7&hI<9kL=="])
+    assert redactor.text(text) == expected
+    assert redactor.text(expected) is expected
+    assert redactor.redact({"body": [text]}) == {"body": [expected]}
+
+
+@pytest.mark.parametrize(
+    "whole",
+    [
+        "Ab3+dE/fG7&hI<9kL==",
+        r"Ab3\u002BdE/fG7\u0026hI\u003C9kL==",
+        "Ab3&#x2B;dE/fG7&amp;hI&lt;9kL==",
+        "Ab3%2BdE%2FfG7%26hI%3C9kL%3D%3D",
+        "Ab3%5Cu002BdE/fG7%5Cu0026hI%5Cu003C9kL==",
+    ],
+)
+def test_no_beginning_of_a_coded_secret_is_left_where_a_text_was_cut_off(whole):
+    redactor = Redactor(["Ab3+dE/fG7&hI<9kL=="])
+    for end in range(whole.index("dE") + 2, len(whole) + 1):
+        clean = redactor.cut_text(f"50%25 \u00e4 {whole[:end]}")
+        assert clean.partition("***")[0] == "50%25 \u00e4 "
+        assert len(clean.partition("***")[2]) <= len("%5Cu002")
+    assert redactor.cut_text("5 & 100%") == "5 & 100%"
+
+
+def test_no_beginning_of_base64_is_left_where_a_text_was_cut_off():
+    redactor = Redactor([SECRET])
+    whole = base64.b64encode(f"u:{SECRET}".encode()).decode()
+    for end in range(8, len(whole)):
+        assert redactor.cut_text(f"sent {whole[:end]}") in ("sent dTp***", "sent dT***")
+
+
+def test_surrogate_pairs_are_one_character():
+    redactor = Redactor(["pass😀word"])
+    assert redactor.text(r"x\uD83D\uDE00pass\uD83D\ude00word\ud83d") == r"x\uD83D\uDE00***\ud83d"
+    assert redactor.text(r"pass\\ud83d\\ude00word") == "***"
+    assert redactor.text("pass&#128512;word pass&#x1F600;word") == "*** ***"
 
 
 @given(
@@ -213,7 +315,15 @@ def test_a_text_in_which_nothing_is_found_is_the_very_same_object(text, secret):
 
 
 @pytest.mark.parametrize(
-    "text", ["50%25 done", "see https://x.example/?page=2&q=1", "the token is missing", "pass"]
+    "text",
+    [
+        "50%25 done",
+        "see https://x.example/?page=2&q=1",
+        "the token is missing",
+        "pass",
+        r"C:\users\ubuntu, \u00e4",
+        "Tom &amp; Jerry &#39;",
+    ],
 )
 def test_a_text_that_only_looks_suspicious_is_the_very_same_object(text):
     redactor = Redactor([SECRET])
@@ -498,6 +608,11 @@ def test_an_ordinary_line_costs_one_scan():
     assert redactor.text(line) is line
     assert not redactor.finds(line)
     assert scans == [line, line]
+    scans.clear()
+    for clean in (r"in C:\users\ubuntu", r"\u001b[32mgreen\x1b[0m", "a?b=1&c=2;d", "this & that;"):
+        assert redactor.text(clean) is clean
+        assert not redactor.finds(clean)
+    assert len(scans) == 8
 
 
 def test_the_cost_of_a_line_does_not_grow_with_the_number_of_secrets():
@@ -604,4 +719,21 @@ def test_a_text_full_of_urls_without_credentials_takes_time_linear_in_its_length
 
     seconds(100)
     short, long = (min(seconds(count) for _ in range(3)) for count in (2_000, 20_000))
+    assert long < 40 * max(short, 1e-3)
+
+
+@pytest.mark.parametrize(
+    "one", [r"\u00e4\n", r"\\\u0022", "&lt;p&gt;", "&amp;lt;", "%5Cu0026amp;", "&", r"\u", "&#1"]
+)
+def test_a_text_full_of_codes_takes_time_linear_in_its_length(one):
+    redactor = Redactor([SECRET])
+
+    def seconds(count):
+        text = f"&lt;{one * count}"
+        begin = time.process_time()
+        assert redactor.text(text) is text
+        return time.process_time() - begin
+
+    seconds(100)
+    short, long = (min(seconds(count) for _ in range(3)) for count in (1_000, 10_000))
     assert long < 40 * max(short, 1e-3)

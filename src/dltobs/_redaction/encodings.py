@@ -4,29 +4,24 @@ from __future__ import annotations
 
 import base64
 import json
-from bisect import bisect_right
+from itertools import chain
 from typing import TYPE_CHECKING
 
+from dltobs._redaction.decoding import QUOTING, decoded, is_quoted
 from dltobs._redaction.lazy import lazy
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    import re
+    from collections.abc import Iterator
 
 MIN_LENGTH = 6
 """Shorter values cannot be told from ordinary text; key names and patterns must catch those."""
-
-QUOTED_BYTES = tuple(
-    f"%{high}{low}" for high in "01234567" for low in "0123456789ABCDEFabcdef"
-) + tuple(f"%{high}" for high in "89ABCDEFabcdef")  # fmt: skip
-"""One of these stands in every text that `unquoted()` would change."""
 
 _SURROGATES = lazy("[\ud800-\udfff]")
 _STAND_IN = "\ufffd"
 _BASE64_BEFORE = lazy(r"[A-Za-z0-9+/_\-]")
 _BASE64_AFTER = lazy(r"[A-Za-z0-9+/_\-]?={0,2}")
-_QUOTED_RUN = lazy(r"(?:%[0-9A-Fa-f]{2})+")
-_MAX_QUOTING = 3
-_LATIN_1 = range(0xDC80, 0xDD00)
+_DOTNET = lazy(r"""\\u....|\\.|[^ -~]|[&'+<>`]""")
 
 
 def plain_forms(secret: str) -> set[str]:
@@ -40,11 +35,10 @@ def plain_forms(secret: str) -> set[str]:
         forms.add(text)
         if text.isascii() and text.isalnum():
             continue
-        if " " in text:
-            forms.add(text.replace(" ", "+"))  # as HTML forms write it
         once = set(_escaped(text))
         twice = {form for escaped in once for form in _escaped(escaped)}
         forms.update(once, twice, *map(_json_escaped, twice))
+    forms.update([form.replace(" ", "+") for form in forms if " " in form])  # as HTML forms write it
     return {form for form in _searchable(forms) if len(form) >= MIN_LENGTH}
 
 
@@ -53,12 +47,13 @@ def base64_forms(secret: str) -> set[str]:
 
     A value that starts one or two bytes into a group of three shares its first character with what
     stands before it, and likewise its last with what follows: those border characters are left out,
-    so that the form is found in the base64 of any text that contains the secret.
+    so that the form is found in the base64 of any text that contains the secret, JSON among them.
     """
     forms: set[str] = set()
-    for text in {secret, secret.strip()}:
-        if len(text) < MIN_LENGTH:
-            continue
+    values = [value for value in (secret, secret.strip()) if len(value) >= MIN_LENGTH]
+    # nobody looks into base64, so what `decodings()` would undo has to be foreseen
+    in_json = (form for value in values for form in chain(_in_json(value), _in_safe_json(value)))
+    for text in {*values, *in_json}:
         for data in _in_bytes(text):
             for offset, skip in ((0, 0), (1, 2), (2, 3)):
                 padded = b"\0" * offset + data
@@ -83,57 +78,6 @@ def without_surrogates(text: str) -> str:
     return _SURROGATES.sub(_STAND_IN, text)
 
 
-def unquoted(text: str) -> Iterator[tuple[str, Callable[[int], int]]]:
-    """The text with its URL quoting undone: once, twice, as long as there is some (three times at most).
-
-    What is left unquoted and in which case the digits are differs between libraries, so it is the text
-    that is decoded; the forms of the secrets need not foresee them all.
-
-    Yields:
-        The text, and a function that leads from a position in it to the one in the original.
-    """
-    to_original: Callable[[int], int] = int
-    for _ in range(_MAX_QUOTING):
-        decoded, to_previous = _unquoted_once(text)
-        if decoded is text:
-            return
-        text, to_original = decoded, _composed(to_original, to_previous)
-        yield text, to_original
-
-
-def _unquoted_once(text: str) -> tuple[str, Callable[[int], int]]:
-    parts: list[str] = []
-    decoded_at, quoted_at = [0], [0]
-    length = position = 0
-    for run in _QUOTED_RUN.finditer(text):
-        parts.append(text[position : run.start()])
-        length += run.start() - position
-        position = run.start()
-        data = bytes.fromhex(run[0].replace("%", ""))
-        for character in data.decode("utf-8", "surrogateescape"):
-            is_latin_1 = ord(character) in _LATIN_1
-            parts.append(chr(ord(character) - 0xDC00) if is_latin_1 else character)
-            decoded_at.append(length)
-            quoted_at.append(position)
-            length += 1
-            position += 3 * (1 if is_latin_1 else len(character.encode("utf-8")))
-        decoded_at.append(length)
-        quoted_at.append(position)
-    if not parts:
-        return text, int
-    parts.append(text[position:])
-
-    def to_quoted(index: int) -> int:
-        mark = bisect_right(decoded_at, index) - 1
-        return quoted_at[mark] + index - decoded_at[mark]
-
-    return "".join(parts), to_quoted
-
-
-def _composed(outer: Callable[[int], int], inner: Callable[[int], int]) -> Callable[[int], int]:
-    return lambda index: outer(inner(index))
-
-
 def _searchable(forms: set[str]) -> set[str]:
     """The forms without lone surrogates: as the automaton sees them, and as they are written out."""
     if all(_SURROGATES.search(form) is None for form in forms):
@@ -144,8 +88,8 @@ def _searchable(forms: set[str]) -> set[str]:
 def _texts(secret: str) -> Iterator[str]:
     yield secret
     yield secret.strip()
-    if _QUOTED_RUN.search(secret):
-        yield _unquoted_once(secret)[0]  # HTTP libraries normalise the quoting that they are given
+    if is_quoted(secret):
+        yield decoded(secret, QUOTING)[0]  # HTTP libraries normalise the quoting that they are given
     if _is_json_object(secret):
         return  # lines such as `"type": "service_account",` are no secrets; those in it are learned by name
     for line in secret.splitlines():
@@ -175,15 +119,30 @@ def _json_escaped(text: str) -> tuple[str, str]:
     return json.dumps(text)[1:-1], json.dumps(text, ensure_ascii=False)[1:-1]
 
 
+def _in_json(text: str) -> Iterator[str]:
+    """As libraries write it between quotes; where a text may be decoded, further escapes are undone."""
+    for escaped in _json_escaped(text):
+        yield escaped
+        if "/" in text:
+            yield escaped.replace("/", "\\/")
+
+
+def _in_safe_json(text: str) -> Iterator[str]:
+    """As writers do that keep HTML safe: Go's encoding/json, and System.Text.Json."""
+    wide = json.dumps(text, ensure_ascii=False)[1:-1]
+    yield wide.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
+    yield _DOTNET.sub(_unicode_escaped, wide)
+
+
+def _unicode_escaped(match: re.Match[str]) -> str:
+    code = match[0]
+    if code[0] == "\\" and code != '\\"':
+        return code[:2] + code[2:].upper()
+    return "\\u" + code[-1].encode("utf-16-be", "surrogatepass").hex("_", 2).upper().replace("_", "\\u")
+
+
 def _escaped(text: str) -> Iterator[str]:
-    as_json, as_wide_json = _json_escaped(text)
-    yield as_json
-    yield as_wide_json
-    if "/" in text:
-        yield as_json.replace("/", "\\/")
-    if any(character in text for character in "<>&"):
-        # Go's encoding/json and other HTML-safe writers
-        yield as_json.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
+    yield from _in_json(text)
     # which quote is escaped depends on the rest of the string that repr() is given
     for body in (_without_quotes(repr(text + "'\"")), _without_quotes(ascii(text + "'\""))):
         yield body

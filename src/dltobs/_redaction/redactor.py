@@ -8,16 +8,16 @@ pattern rule worth running, so an ordinary log line costs one scan and nothing e
 from __future__ import annotations
 
 import re
+from itertools import chain
 from typing import TYPE_CHECKING, NamedTuple, TypeVar, cast
 
 from ahocorasick_rs import AhoCorasick, Implementation, MatchKind
 
+from dltobs._redaction.decoding import CODINGS, decodings, without_cut_code
 from dltobs._redaction.encodings import (
     MIN_LENGTH,
-    QUOTED_BYTES,
     base64_forms,
     plain_forms,
-    unquoted,
     with_border,
     without_surrogates,
 )
@@ -29,13 +29,13 @@ from dltobs._redaction.walk import Walk
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
+    from dltobs._redaction.decoding import Coding
+    from dltobs._redaction.patterns import Rule
+
     T = TypeVar("T")
 
 _TELLING_LENGTH = 4
 """Fewer characters at the end of a text are rather an accident than the beginning of a secret."""
-
-_QUOTING = -1
-"""Stands for a rule: the text has URL quoting, so it is to be searched without it as well."""
 
 
 class _Automaton(NamedTuple):
@@ -75,9 +75,10 @@ class Redactor:
         self._patterns = tuple(re.compile(pattern) for pattern in patterns)
         rules = (self._keys.rule, *PATTERN_RULES)
         self._rules = rules
+        # where one of the codings may be in use, the text is to be searched without it as well
+        self._suspicions: tuple[Rule | Coding, ...] = (*rules, *CODINGS)
         self._literals = [
-            *((literal, number) for number, rule in enumerate(rules) for literal in rule.literals),
-            *((literal, _QUOTING) for literal in QUOTED_BYTES),
+            (literal, number) for number, rule in enumerate(self._suspicions) for literal in rule.literals
         ]
         # only ever grows, so its size tells whether an automaton is up to date
         self._forms: dict[str, tuple[set[str], set[str]]] = {}
@@ -125,11 +126,12 @@ class Redactor:
     def cut_text(self, text: str) -> str:
         """As `text()`, for one that may have been cut off in the middle of a secret."""
         clean = self.text(text)
-        for forms, _ in list(self._forms.values()):
-            for form in forms:
-                for length in range(min(len(form) - 1, len(clean)), _TELLING_LENGTH - 1, -1):
-                    if clean.endswith(form[:length]):
-                        return clean[:-length] + MARKER
+        as_it_is: tuple[str, Callable[[int], int]] = clean, int
+        for plain, position in chain([as_it_is], decodings(clean)):
+            for end in dict.fromkeys((plain, without_cut_code(plain))):
+                length = self._begun_at_end(end)
+                if length:
+                    return clean[: position(len(end) - length)] + MARKER
         return clean
 
     def redact(self, value: T) -> T:
@@ -153,6 +155,17 @@ class Redactor:
     def withhold(self, value: T) -> T:
         """A value of the same shape in which every text that `redact()` would look at is `[withheld]`."""
         return cast("T", Walk(lambda _: WITHHELD, self._keys).walk(value, 0))
+
+    def _begun_at_end(self, text: str) -> int:
+        """How much of a secret stands at the end of the text, if its rest was cut off."""
+        for forms in list(self._forms.values()):
+            for form in chain.from_iterable(forms):
+                start = text.find(form[:_TELLING_LENGTH], max(len(text) - len(form) + 1, 0))
+                while start >= 0:
+                    if form.startswith(text[start:]):
+                        return len(text) - start
+                    start = text.find(form[:_TELLING_LENGTH], start + 1)
+        return 0
 
     def _scan(self, text: str) -> tuple[_Automaton, list[tuple[int, int, int]]]:
         automaton = self._automaton
@@ -185,8 +198,9 @@ class Redactor:
         rules: set[int] = set()
         text = self._without_values(text, automaton, hits, rules)
         changed = text
-        for number in sorted(rules - {_QUOTING}):
-            changed = self._rules[number].apply(changed)
+        for number, rule in enumerate(self._rules):
+            if number in rules:
+                changed = rule.apply(changed)
         if changed != text:
             # a marker may have completed what is a secret as well
             changed = self._without_values(changed, *self._scan(changed), rules)
@@ -199,8 +213,8 @@ class Redactor:
             spans = _spans(text, automaton, hits)
             found = self._rules_for(text, automaton, hits)
             rules |= found
-            if _QUOTING in found:
-                for plain, position in unquoted(text):
+            if any(number >= len(self._rules) for number in found):
+                for plain, position in decodings(text):
                     inner = _spans(plain, *self._scan(plain))
                     spans += ((position(start), position(end)) for start, end in inner)
             if not spans:
@@ -210,17 +224,17 @@ class Redactor:
             automaton, hits = self._scan(text)
 
     def _rules_for(self, text: str, automaton: _Automaton, hits: list[tuple[int, int, int]]) -> set[int]:
-        """The rules that may match where one of their literals stands."""
+        """The rules and codings that may match where one of their literals stands."""
         found: set[int] = set()
         refused: set[int] = set()
         for number, start, _ in hits:
             number_of_rule = automaton.triggers.get(number)
             if number_of_rule is None or number_of_rule in found or number_of_rule in refused:
                 continue
-            rule = None if number_of_rule == _QUOTING else self._rules[number_of_rule]
-            if rule is not None and rule.needs not in text:
+            rule = self._suspicions[number_of_rule]
+            if rule.needs not in text:
                 refused.add(number_of_rule)
-            elif rule is None or rule.starts(text, start):
+            elif rule.starts(text, start):
                 found.add(number_of_rule)
         return found
 
