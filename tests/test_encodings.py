@@ -8,11 +8,11 @@ import itertools
 import json
 import re
 from typing import TYPE_CHECKING
-from urllib.parse import quote, quote_plus
+from urllib.parse import quote, quote_plus, unquote
 
 import orjson
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 from requests.utils import requote_uri
 
@@ -189,6 +189,7 @@ def test_the_single_bytes_of_latin_1_are_characters():
 @example(secret="a%41b%20-secret")
 @example(secret="a%41bcd e")
 def test_a_secret_that_requests_has_put_into_a_url_is_found(secret):
+    assume(len(unquote(secret)) >= MIN_LENGTH)  # with its own quoting undone it may be too short to be told
     text = f"GET {requote_uri(f'https://x.example/?a={secret}&b=1')} failed"
     texts = [text, *(plain for plain, _ in decodings(text))]
     assert any(form in plain for form in plain_forms(secret) for plain in texts)

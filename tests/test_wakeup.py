@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
+import resource
 import signal
 import time
 from typing import TYPE_CHECKING
 
 import pytest
 
-from dltobs._process.wakeup import WakeupDescriptor, close, pipe
+from dltobs._process.wakeup import WakeupDescriptor, close, pipe, readable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -80,3 +82,20 @@ def test_it_is_taken_back_only_from_nobody(descriptor):
     descriptor.detach()
     assert signal.set_wakeup_fd(-1) == ends[1]
     close(*ends)
+
+
+def test_descriptors_of_any_number_are_waited_for():
+    """A server may have a thousand files open before."""
+    limit = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if limit[1] != resource.RLIM_INFINITY and limit[1] < 1200:
+        pytest.skip("so many files may not be opened here")
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(limit[0], 1200), limit[1]))
+    low, writer = pipe()
+    high = fcntl.fcntl(low, fcntl.F_DUPFD_CLOEXEC, 1100)
+    try:
+        assert readable(0.01, high) == set()
+        os.write(writer, b"1")
+        assert readable(None, high) == {high}
+    finally:
+        close(low, writer, high)
+        resource.setrlimit(resource.RLIMIT_NOFILE, limit)

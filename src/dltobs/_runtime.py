@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from dltobs import _state
 from dltobs._build import build
+from dltobs._process.forks import hold_back, let_through
 from dltobs._redaction.redactor import Redactor
 from dltobs._settings.resolution import resolve_settings
 from dltobs._warnings import Warner
@@ -153,15 +154,26 @@ def _at_exit() -> None:
         running.deliver_as_child()
 
 
+def _before_fork() -> None:
+    running = _state.runtime
+    if running is not None and running.termination is not None:
+        hold_back(running.termination.killers())
+
+
 def _after_fork() -> None:
     """In a forked child: no lock is held by a thread that does not exist, nothing is counted twice."""
     for delivery in _state.deliveries:
         delivery.forget()
     if _state.runtime is not None:
         _state.runtime.logger_hook.forget_lock()
+        if _state.runtime.resending is not None:
+            _state.runtime.resending.forget()
         if _state.runtime.termination is not None:
             _state.runtime.termination.forked()
+    let_through()
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)
+    os.register_at_fork(before=_before_fork, after_in_parent=let_through, after_in_child=_after_fork)
+    # once more: what a signal handler of the application raises may have cut the first call short
+    os.register_at_fork(after_in_parent=let_through, after_in_child=let_through)

@@ -20,14 +20,14 @@ from __future__ import annotations
 import _thread
 import contextlib
 import os
-import select
 import signal
 import threading
 import time
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
+from dltobs._process.drain import Drain, is_dlts
 from dltobs._process.identity import die_of, main_thread_position
-from dltobs._process.wakeup import WakeupDescriptor, close, pipe
+from dltobs._process.wakeup import WakeupDescriptor, close, pipe, readable
 from dltobs._runs.open_run import RAISED_BY_SIGNAL
 
 if TYPE_CHECKING:
@@ -43,21 +43,14 @@ _CONFIRMATION = 0.25
 """Seconds in which a main thread that is not in a C call runs the handler."""
 _TICK = 0.05
 """Seconds between two looks at what a process does whose signal dlt has taken."""
-_HOOK_SHARE = 0.4
-"""Of `flush_timeout`: how long a hook of ours may take then."""
+_AFTER_HOOK_SHARE = 0.5
+"""Of `flush_timeout`: for the report, where a hook of ours has taken all of it then."""
 _REPORT_SHARE = 0.9
 _BLOCKING_SHARE = 0.5
 """Of `flush_timeout`: for the report; and how long the main thread waits for it at most, because a lock that
 it holds may be what the report waits for."""
 _LAST_RESORT = 0.3
 """Seconds for the main thread to die before the watch ends the process."""
-
-
-class _Drained(NamedTuple):
-    """A signal that dlt has taken, and since when the main thread has been in a hook of ours all the time."""
-
-    number: int
-    in_hook_since: float | None = None
 
 
 class TerminationWatch:
@@ -119,7 +112,7 @@ class TerminationWatch:
                 "installed: a run that SIGTERM ends is not reported by this process",
             )
             return
-        found = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+        found = {number: _found(number) for number in (signal.SIGTERM, signal.SIGINT)}
         if found[signal.SIGINT] is not signal.SIG_DFL:
             del found[signal.SIGINT]  # Python's own raises KeyboardInterrupt, and all hooks run
         # None: installed by C code, which could not be called
@@ -154,12 +147,12 @@ class TerminationWatch:
         if self._received is not None:
             return  # the process is about to die
         self._is_on = False
-        if threading.current_thread() is not threading.main_thread():
-            return
-        self._put_back()
-        if self._control is not None:
-            os.write(self._control[1], _STOP)
-        self._wakeup = self._control = None
+        if threading.current_thread() is threading.main_thread():
+            self._put_back()
+
+    def killers(self) -> set[int]:
+        """The signals that would kill a child, and that our handler keeps from it until `forked()`."""
+        return {n for n, old in self._previous.items() if old is signal.SIG_DFL and self._is_ours(n)}
 
     def forked(self) -> None:
         """In a forked child: the signals are its own, and its parent's runs are not."""
@@ -168,10 +161,6 @@ class TerminationWatch:
         self._is_on = False
         with contextlib.suppress(ValueError):  # a fork of a subinterpreter
             self._put_back()
-        if self._wakeup is not None:
-            self._wakeup.close()
-        close(*(self._control or ()))
-        self._wakeup = self._control = None
 
     def hold(self) -> None:
         """Wait for the end of the process, if it is near: a hook of ours, or the exit, is done."""
@@ -213,20 +202,30 @@ class TerminationWatch:
         finally:
             self._is_holding = False
 
+    def clear_away(self) -> None:
+        """In the main thread, where another watch begins: `detach()` may have been called off it."""
+        if not self._is_on or self._process != os.getpid():
+            self._put_back()
+
     def _put_back(self) -> None:
         for number, previous in self._previous.items():
             if signal.getsignal(number) is self._handler:
                 signal.signal(number, previous)
         if self._wakeup is not None:
             self._wakeup.detach()
+        if self._process != os.getpid():
+            if self._wakeup is not None:
+                self._wakeup.close()
+            close(*(self._control or ()))
+        elif self._control is not None:
+            os.write(self._control[1], _STOP)
+        self._wakeup = self._control = None
 
     def _watch(self, wakeup: WakeupDescriptor, control: tuple[int, int]) -> None:
         """The watch: holds no lock and waits for none."""
-        drained: _Drained | None = None
+        drain: Drain | None = None
         while True:
-            ready, _, _ = select.select(
-                [wakeup.receiver, control[0]], [], [], None if drained is None else _TICK
-            )
+            ready = readable(None if drain is None else _TICK, wakeup.receiver, control[0])
             asked = os.read(control[0], 1) if control[0] in ready else b""
             woken = wakeup.read() if wakeup.receiver in ready else b""
             if asked == _STOP:
@@ -236,27 +235,22 @@ class TerminationWatch:
             number = asked[0] if asked else next((n for n in woken if self._is_stuck(n, control[0])), None)
             if number is not None:
                 self._terminate(number, time.monotonic())
-            taken = next((n for n in woken if n in self._previous and _is_dlts(signal.getsignal(n))), None)
+            taken = next((n for n in woken if n in self._previous and is_dlts(signal.getsignal(n))), None)
             if taken is not None:
-                drained = _Drained(taken)
-            if drained is not None:
-                drained = self._after_drain(drained)
-
-    def _after_drain(self, drained: _Drained) -> _Drained | None:
-        """dlt takes the signal and stops in its own time; but no sink may hold up what is to end."""
-        if not self._is_in_hook(threading.main_thread().ident):
-            return _Drained(drained.number) if self._runs_are_on() else None
-        since = drained.in_hook_since or time.monotonic()
-        if time.monotonic() > since + _HOOK_SHARE * self._timeout:
-            self._terminate(drained.number, since)
-        return _Drained(drained.number, since)
+                drain = Drain(taken)
+            if drain is not None:
+                is_in_hook = self._is_in_hook(threading.main_thread().ident)
+                if drain.is_held_up(self._timeout, is_in_hook=is_in_hook):
+                    self._terminate(drain.number, time.monotonic() - (1 - _AFTER_HOOK_SHARE) * self._timeout)
+                if not is_in_hook and not self._runs_are_on():
+                    drain = None
 
     def _is_stuck(self, number: int, control: int) -> bool:
         """Whether the main thread cannot run our handler for this signal: it is in a long C call."""
         if self._previous.get(number) is not signal.SIG_DFL or not self._is_ours(number):
             return False
         before = main_thread_position()
-        ready, _, _ = select.select([control], [], [], _CONFIRMATION)
+        ready = readable(_CONFIRMATION, control)
         # a main thread that has moved has run a handler; had it been ours, we had been asked
         return not ready and self._is_ours(number) and before == main_thread_position()
 
@@ -290,6 +284,9 @@ class TerminationWatch:
         self._is_reported = True
 
 
-def _is_dlts(handler: Any) -> bool:
-    """Whether a handler is that of dlt, which lets a step drain."""
-    return getattr(handler, "__module__", None) == "dlt.common.runtime.signals"
+def _found(number: int) -> Any:
+    """What would handle this signal without dltobs."""
+    watch = getattr(signal.getsignal(number), "__self__", None)
+    if isinstance(watch, TerminationWatch):
+        watch.clear_away()
+    return signal.getsignal(number)

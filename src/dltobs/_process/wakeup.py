@@ -3,26 +3,39 @@
 There is one for a process (https://docs.python.org/3/library/signal.html#signal.set_wakeup_fd). What was
 there before, an event loop's for one, gets its bytes from us; one that is set later wins. Only the main
 thread may change it.
+
+A child has it until it has run its hooks or its `exec`, and the numbers of its signals come to its parent. So
+it is a socket, not a pipe: Linux says which process has written what (`man 7 unix`, SO_PASSCRED).
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
+import select
 import signal
+import socket
+import struct
 
 _MAX_BYTES = 64
+_CREDENTIALS = struct.Struct("3i")
+_KERNEL_TELLS = hasattr(socket, "SO_PASSCRED")
 
 
 class WakeupDescriptor:
-    """A pipe; `receiver` is its end to read from."""
+    """A pair of sockets; `receiver` is the descriptor of the one to read from."""
 
     def __init__(self) -> None:
-        self.receiver, self._sender = pipe()
+        self._socket, sender = socket.socketpair()
+        for end in (self._socket, sender):
+            end.settimeout(0)
+        if _KERNEL_TELLS:
+            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
+        self.receiver, self._sender = self._socket.fileno(), sender.detach()
         self._previous: tuple[int, object] | None = None
 
     def attach(self) -> None:
-        """Have the numbers of signals written to our pipe."""
+        """Have the numbers of signals written to our socket."""
         old = signal.set_wakeup_fd(self._sender, warn_on_full_buffer=False)
         self._previous = None if old == -1 else (old, _identity(old))
 
@@ -41,18 +54,25 @@ class WakeupDescriptor:
             signal.set_wakeup_fd(current)
 
     def close(self) -> None:
-        """Let go of the pipe."""
-        close(self.receiver, self._sender)
+        """Let go of the sockets."""
+        with contextlib.suppress(OSError):
+            self._socket.close()
+        close(self._sender)
 
     def read(self) -> bytes:
-        """The numbers that have come; they are passed on to the descriptor that was there before."""
-        found = b""
+        """The numbers that have come to this process.
+
+        They are passed on to the descriptor that was there before, which would have got a child's, too.
+        """
+        found, is_own = b"", False
         with contextlib.suppress(OSError):
-            found = os.read(self.receiver, _MAX_BYTES)
+            # the kernel gives the bytes of one writer at a time
+            found, told, *_ = self._socket.recvmsg(_MAX_BYTES, socket.CMSG_SPACE(_CREDENTIALS.size))
+            is_own = not _KERNEL_TELLS or os.getpid() in _writers(told)
         if found and self._previous is not None and self._is_chained():
             with contextlib.suppress(OSError):
                 os.write(self._previous[0], found)
-        return found
+        return found if is_own else b""
 
     def _is_chained(self) -> bool:
         """Whether the descriptor from before is still the same one: its number may be used again."""
@@ -68,11 +88,28 @@ def pipe() -> tuple[int, int]:
     return ends
 
 
+def readable(timeout: float | None, *descriptors: int) -> set[int]:
+    """Which of them can be read from, after `timeout` seconds at most; None waits for one.
+
+    It takes those from 1024 on as well, which `select()` does not.
+    """
+    poll = select.poll()
+    for descriptor in descriptors:
+        poll.register(descriptor, select.POLLIN)
+    return {descriptor for descriptor, _ in poll.poll(None if timeout is None else timeout * 1000)}
+
+
 def close(*descriptors: int) -> None:
     """Close them, whatever has become of them."""
     for descriptor in descriptors:
         with contextlib.suppress(OSError):
             os.close(descriptor)
+
+
+def _writers(told: list[tuple[int, int, bytes]]) -> set[int]:
+    """The process ids in what has come beside the bytes."""
+    wanted = socket.SOL_SOCKET, socket.SCM_CREDENTIALS
+    return {_CREDENTIALS.unpack(data)[0] for level, kind, data in told if (level, kind) == wanted}
 
 
 def _identity(descriptor: int) -> object:
