@@ -57,8 +57,12 @@ class Resending:
         self._spool = spool
         self._deliveries = deliveries
         self._warner = warner
-        self._lock = threading.Lock()
         self._stopped = threading.Event()
+        self.forget()
+
+    def forget(self) -> None:
+        """Begin anew, also in a forked child: what is under way, with the lock held, is its parent's."""
+        self._lock = threading.Lock()
         self._results: dict[str, SpoolResult] = {}
         self._thread: threading.Thread | None = None
 

@@ -195,8 +195,14 @@ def watch_forks(setup: Setup, tally: Connection) -> None:
 def _after_fork(setup: Setup, tally: Connection) -> None:
     if _state.runtime is not setup or setup.process == os.getpid():
         return
-    # the parent's exporter has connections open, on which two processes must not talk
-    _end_with(setup, _own_tracing(setup.settings, setup) if exports() else None, tally)
+    # what exports for the parent goes on here, with connections of its own
+    _end_with(setup, _inherited_tracing(setup) if exports() else None, tally)
+
+
+def _inherited_tracing(setup: Setup) -> OwnTracing | None:
+    from dltobs.sinks.spans import SpanSink
+
+    return next((sink.own for sink in setup.sinks if isinstance(sink, SpanSink)), None)
 
 
 def _end_with(setup: Setup, tracing: OwnTracing | None, tally: Connection | None) -> None:
@@ -205,12 +211,13 @@ def _end_with(setup: Setup, tracing: OwnTracing | None, tally: Connection | None
 
 def _finish(setup: Setup, tracing: OwnTracing | None, tally: Connection | None) -> None:
     timeout = min(setup.settings.flush_timeout, _FLUSH_TIMEOUT)
+    if tracing is not None:
+        tracing.flush(timeout)
+        run_within(_CLOSING_TIMEOUT, tracing.close)
     if _state.runtime is setup:
         # nothing in a worker of dlt's; a child of the user's may have run pipelines
         setup.deliver_as_child()
     if tracing is not None:
-        tracing.flush(timeout)
-        run_within(_CLOSING_TIMEOUT, tracing.close)
         if tally is not None:
             with contextlib.suppress(OSError):  # the pipe is full, or the parent has gone
                 report(tally, _state.deliveries)

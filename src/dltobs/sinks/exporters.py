@@ -2,43 +2,55 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from opentelemetry.sdk.trace import SpanLimits
 from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 
 from dltobs._spool.files import id_of
-from dltobs.sinks.clean import Withholding, clean_resource, clean_scope, clean_span, texts_in
+from dltobs.sinks.answers import Ear
+from dltobs.sinks.clean import Encodable, Withholding, clean_resource, clean_scope, clean_span, texts_in
 from dltobs.sinks.counted import Counted
+from dltobs.sinks.otlp import address_of
 from dltobs.sinks.undelivered import Stored, Undelivered
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping
 
     from opentelemetry.sdk.resources import Resource
     from opentelemetry.sdk.trace import ReadableSpan
 
     from dltobs._redaction.redactor import Redactor
-    from dltobs.sinks.answers import Ear
     from dltobs.sinks.delivery import Delivery
 
 
 class RedactingExporter(SpanExporter):
     """Redacts spans, whoever made them, and counts what the inner exporter got through.
 
+    In a forked child it makes another inner exporter: on the connections of its parent's two processes would
+    talk at once.
+
     Args:
-        exporter: What sends.
+        make: Makes what sends, and tells the ear that it is given what the back end says to an export.
         redactor: Takes the secrets out of names, attributes, events, links, status and resource.
         delivery: The counters.
         resource: Stands on every span in the place of the one that the provider was built with, which cannot
             be changed and may be that of an earlier set-up.
-        ear: Hears what the back end says to an export.
     """
 
     def __init__(
-        self, exporter: SpanExporter, redactor: Redactor, delivery: Delivery, resource: Resource, ear: Ear
+        self,
+        make: Callable[[Ear], tuple[SpanExporter, Ear]],
+        redactor: Redactor,
+        delivery: Delivery,
+        resource: Resource,
     ) -> None:
-        self._exporter = exporter
+        self._make = make
+        self._exporter, self._ear = make(Ear())
+        self._process = os.getpid()
+        self._inherited: list[SpanExporter] = []
         limits = SpanLimits()
         lengths = frozenset(filter(None, (limits.max_attribute_length, limits.max_span_attribute_length)))
         self._redactor: Any = _CutAware(redactor, lengths) if lengths else redactor
@@ -46,13 +58,28 @@ class RedactingExporter(SpanExporter):
         self._resource = resource
         self._delivery = delivery
         self.undelivered = Undelivered(self._store, delivery.discard)
-        self._counted = Counted(delivery, ear, self.undelivered)
+        self._counted = Counted(delivery, self._ear, self.undelivered)
+
+    @property
+    def address(self) -> str:
+        """Where the spans go to."""
+        return address_of(self._exporter)
 
     def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
         """Send the spans, redacted. A span that cannot be redacted goes without its texts."""
 
         def send() -> bool:
-            return self._exporter.export(self._clean(spans)) is SpanExportResult.SUCCESS
+            self._renew()
+            clean = self._clean(spans)
+            try:
+                if self._exporter.export(clean) is SpanExportResult.SUCCESS:
+                    return True
+            except UnicodeError:  # the exporter for HTTP only logs it
+                pass
+            # one text of anybody's takes the whole batch with it
+            encodable = _encodable(clean)
+            is_other = any(one is not other for one, other in zip(encodable, clean, strict=True))
+            return is_other and self._exporter.export(encodable) is SpanExportResult.SUCCESS
 
         is_taken = not self._counted.is_closed and self._counted.send(len(spans), spans, send)
         return SpanExportResult.SUCCESS if is_taken else SpanExportResult.FAILURE
@@ -65,7 +92,11 @@ class RedactingExporter(SpanExporter):
 
         clean = self._clean(spans)
         try:
-            payload = encode_spans(clean).SerializeToString()
+            try:
+                payload = encode_spans(clean).SerializeToString()
+            except UnicodeError:
+                clean = _encodable(clean)
+                payload = encode_spans(clean).SerializeToString()
         except Exception:  # noqa: BLE001 - one span, of any library, must not take the others with it
             clean = [span for span in clean if _can_be_encoded(span)]
             payload = encode_spans(clean).SerializeToString()
@@ -76,11 +107,25 @@ class RedactingExporter(SpanExporter):
 
     def shutdown(self) -> None:
         """Close the inner exporter; what is still on its way is kept or lost."""
-        self._counted.close(self._exporter.shutdown)
+        self._counted.close(self._shutdown)
 
     def force_flush(self, timeout_millis: int = 30000) -> bool:
         """Nothing is buffered here."""
         return self._exporter.force_flush(timeout_millis)
+
+    def _renew(self) -> None:
+        """In a forked child: make what sends anew. The batch processor calls this for one thread at a time.
+
+        The parent's is left alone, and not even freed: a gRPC channel ends its connection when it is.
+        """
+        if self._process != os.getpid():
+            exporter, _ = self._make(self._ear)
+            self._inherited.append(self._exporter)
+            self._exporter, self._process = exporter, os.getpid()
+
+    def _shutdown(self) -> None:
+        if self._process == os.getpid():
+            self._exporter.shutdown()
 
     def _clean(self, spans: Sequence[ReadableSpan]) -> list[ReadableSpan]:
         withholding: Any = Withholding()
@@ -112,6 +157,11 @@ class RedactingExporter(SpanExporter):
             return False
 
 
+def _encodable(spans: Sequence[ReadableSpan]) -> list[ReadableSpan]:
+    encodable: Any = Encodable()
+    return [clean_span(span, encodable, clean_resource(span.resource, encodable)) for span in spans]
+
+
 def _can_be_encoded(span: ReadableSpan) -> bool:
     from opentelemetry.exporter.otlp.proto.common.trace_encoder import encode_spans
 
@@ -132,9 +182,11 @@ class _CutAware:
 
     def redact(self, value: Mapping[str, Any]) -> dict[str, Any]:
         clean = self._redactor.redact(value)
-        was_cut = {
-            key: self._redactor.cut_text(clean[key])
-            for key, item in value.items()
-            if isinstance(item, str) and len(item) in self._lengths and key in clean
-        }
-        return {**clean, **was_cut} if was_cut else dict(clean)
+        return {key: self._without_ends(item, value.get(key)) for key, item in clean.items()}
+
+    def _without_ends(self, clean: Any, original: Any) -> Any:
+        if isinstance(original, str):
+            return self._redactor.cut_text(clean) if len(original) in self._lengths else clean
+        if isinstance(original, Sequence) and isinstance(clean, Sequence) and not isinstance(clean, str):
+            return tuple(map(self._without_ends, clean, original))
+        return clean

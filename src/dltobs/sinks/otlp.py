@@ -31,14 +31,16 @@ _SENTRY_TAKES = frozenset(
 )
 
 
-def span_exporter(name: str, settings: Settings, redactor: Redactor) -> tuple[SpanExporter, Ear]:
-    """The span exporter `otlp`, `sentry_traces` or `console`, and the ear for its answers.
+def span_exporter(
+    name: str, settings: Settings, redactor: Redactor, ear: Ear | None = None
+) -> tuple[SpanExporter, Ear]:
+    """The span exporter `otlp`, `sentry_traces` or `console`, and the ear for its answers: new by default.
 
     Raises:
         ConfigurationError: It refuses its settings.
     """
     setting = {"otlp": "otlp_endpoint", "sentry_traces": "sentry_traces"}.get(name, "tracing")
-    return _checked(lambda ear: _span_exporter(name, settings, ear), setting, redactor)
+    return _checked(lambda ear: _span_exporter(name, settings, ear), setting, redactor, ear)
 
 
 def metric_exporter(
@@ -90,9 +92,12 @@ def number_of(variable: str, default: int) -> int:
     return number if number > 0 else default
 
 
-def _checked(make: Callable[[Ear], T], setting: str, redactor: Redactor) -> tuple[T, Ear]:
+def _checked(
+    make: Callable[[Ear], T], setting: str, redactor: Redactor, ear: Ear | None = None
+) -> tuple[T, Ear]:
     """An exporter and its ear. What it only logs while it is made would go wrong at each export."""
-    ear = Ear()
+    ear = Ear() if ear is None else ear
+    ear.complaints.clear()
     problem = None
     try:
         with listening(ear):

@@ -23,7 +23,7 @@ from opentelemetry.sdk.trace.id_generator import RandomIdGenerator
 from dltobs._process.deadline import run_within
 from dltobs.sinks.clean import SCOPE
 from dltobs.sinks.exporters import RedactingExporter
-from dltobs.sinks.otlp import address_of, number_of, resource_of, span_exporter
+from dltobs.sinks.otlp import number_of, resource_of, span_exporter
 from dltobs.sinks.resend import Resender
 from dltobs.sinks.route import Route
 
@@ -160,12 +160,11 @@ class OwnTracing:
         self._exporters: dict[Delivery, RedactingExporter] = {}
         for name in settings.trace_exporters:
             delivery = deliveries[name]
-            exporter, ear = span_exporter(name, settings, redactor)
-            ours = RedactingExporter(exporter, redactor, delivery, self._resource, ear)
+            make = functools.partial(span_exporter, name, settings, redactor)
+            ours = RedactingExporter(make, redactor, delivery, self._resource)
             self._exporters[delivery] = ours
             if name != "console":
-                again = Resender(functools.partial(span_exporter, name, settings, redactor), ())
-                delivery.route = Route(address_of(exporter), ours.undelivered.rescue, again)
+                delivery.route = Route(ours.address, ours.undelivered.rescue, Resender(make, ()))
 
     def install(self) -> TracerProvider:
         """Set the global provider, if it is not ours already, and put the processors behind it."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, Any
 
 from dltobs.sinks.answers import Answer, Ear, NotTakenError, listening
@@ -16,7 +17,8 @@ if TYPE_CHECKING:
 class Resender:
     """Has an exporter send a serialized request in the place of an empty one.
 
-    So address, headers, TLS and compression are the exporter's affair. It does not try again.
+    So address, headers, TLS and compression are the exporter's affair. It does not try again. In a forked
+    child it makes another one, as the connections are those of the parent.
 
     Args:
         make: Makes an exporter and the ear for its answers.
@@ -27,9 +29,15 @@ class Resender:
         self._make = make
         self._empty = empty
         self._made: tuple[Any, Ear] | None = None
+        self._process = os.getpid()
+        self._inherited: list[Any] = []
 
     def __call__(self, payload: bytes) -> Verdict:
         """Send it, once."""
+        if self._process != os.getpid():
+            # kept, as a gRPC channel ends the connection when it is freed
+            self._inherited.append(self._made)
+            self._made, self._process = None, os.getpid()
         if self._made is None:
             self._made = self._make()
         exporter, ear = self._made

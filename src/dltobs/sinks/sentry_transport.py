@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import os
 import threading
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from sentry_sdk.consts import EndpointType
 from sentry_sdk.envelope import Envelope, Item, PayloadRef
 from sentry_sdk.transport import HttpTransport
+from sentry_sdk.worker import BackgroundWorker
 
 from dltobs.sinks.reasons import reason_of
 from dltobs.sinks.route import Route, Verdict
@@ -33,12 +35,13 @@ class CountingTransport(HttpTransport):
     """Sentry's HTTP transport, whose requests are not traced and whose losses are counted.
 
     The SDK drops an event in silence when the server answers an error; here it goes into the spool, unless
-    the server refuses it for good.
+    the server refuses it for good. In a forked child it begins anew: connections and queue are the parent's.
     """
 
     TIMEOUT = 10
     delivery: Delivery
     _pool: Any
+    _worker: Any
     _auth: Any
 
     def __init__(self, options: Any) -> None:
@@ -46,10 +49,13 @@ class CountingTransport(HttpTransport):
         self._undelivered = Undelivered(self._store, self.delivery.discard)
         self._captured = threading.local()
         self._current: list[Any] | None = None  # what the worker's only thread sends
+        self._process = os.getpid()
+        self._renewed: dict[int, tuple[Any, Any]] = {}
         self.delivery.route = Route(str(options["dsn"]), self._undelivered.rescue, self._resend)
 
     def capture_envelope(self, envelope: Any) -> None:
         """Queue an envelope."""
+        self._renew()
         self.delivery.submitted(1)
         self._undelivered.queued(envelope)
         self._captured.envelope = envelope
@@ -100,8 +106,17 @@ class CountingTransport(HttpTransport):
 
     def _post(self, method: str, endpoint_type: Any, body: Any, headers: Any) -> Any:
         """Send once: urllib3 would follow a redirect with our key, and log each try again."""
+        self._renew()
         url = self._auth.get_api_url(endpoint_type)
         return self._pool.request(method, url, body=body, headers=headers, retries=False, redirect=False)
+
+    def _renew(self) -> None:
+        if self._process == os.getpid():
+            return
+        fresh = self._make_pool(), BackgroundWorker(queue_size=self.options["transport_queue_size"])
+        # two threads get the same, and wait for no lock, which a fork might have taken along
+        self._pool, self._worker = self._renewed.setdefault(os.getpid(), fresh)
+        self._process = os.getpid()
 
     def _failed(self, reason: str, *, is_refusal: bool = False) -> None:
         current, self._current = self._current, None

@@ -115,6 +115,11 @@ class SpanSink:
             self._own.close()
 
     @property
+    def own(self) -> OwnTracing | None:
+        """What exports the spans, where it is not the application that does."""
+        return self._own
+
+    @property
     def open_runs(self) -> dict[str, OpenRun]:
         """The runs that are on, by transaction id."""
         return self._runs
