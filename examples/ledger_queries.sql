@@ -2,7 +2,7 @@
 -- ("rows" is a reserved word in some databases; BigQuery quotes it with backticks).
 --
 -- First say where the ledger is: `use games_data_dltobs` (DuckDB), `set search_path to games_data_dltobs`
--- (Postgres). Where the destination cannot merge (a filesystem), a run has two rows in `runs`, of which the first
+-- (Postgres). Where the destination deletes no rows (a filesystem), a run has two rows in `runs`, of which the first
 -- has no outcome; the queries allow for that.
 
 -- name: slowest tables this week

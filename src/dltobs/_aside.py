@@ -23,7 +23,7 @@ from dltobs._describe import text_of
 
 if TYPE_CHECKING:
     import logging
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
 FOLDER = "dltobs"
 """In the working directory of the user's pipeline, which dlt empties when it resets the pipeline."""
@@ -35,8 +35,7 @@ _is_aside: ContextVar[bool] = ContextVar("dltobs_is_aside", default=False)
 class Target:
     """What a pipeline of ours takes over from the user's: live objects of dlt's, which are not changed.
 
-    `folder` is where it has its working directory. `is_dev`: each run has a dataset of its own. `is_first`:
-    dlt has found no dataset; if ours has known one, somebody has deleted it.
+    `folder` is where it has its working directory. `is_dev`: each run has a dataset of its own.
     """
 
     pipeline: str
@@ -47,7 +46,6 @@ class Target:
     salt: Any
     config: Any
     is_dev: bool = False
-    is_first: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +94,6 @@ def target_of(pipeline: Any) -> Target | None:
         pipeline.pipeline_salt,
         pipeline.config,
         bool(getattr(pipeline, "dev_mode", False)),
-        bool(pipeline.first_run),
     )
 
 
@@ -107,11 +104,12 @@ def load_aside(  # noqa: PLR0913, PLR0917 - what, where to, under which name
     tables: Mapping[str, Mapping[str, Any]],
     rows: Mapping[str, Sequence[Mapping[str, Any]]],
     max_pending: int,
+    after: Callable[[Any], None] = lambda _pipeline: None,
 ) -> Loaded:
     """Load rows, after what earlier tries have left.
 
     Args:
-        target: The user's destination.
+        target: The user's destination, as `dltobs._borrowed` lends it.
         folder: Name of the working directory, below that of the target; and of the schema.
         dataset: Name of the dataset.
         tables: Arguments of `dlt.resource` by table name: columns, write disposition. Those with columns are
@@ -119,6 +117,7 @@ def load_aside(  # noqa: PLR0913, PLR0917 - what, where to, under which name
         rows: By table name.
         max_pending: Packages of earlier tries that may wait; where there are as many, no other one is made
             until they are loaded.
+        after: Called with our pipeline when it has loaded.
 
     Raises:
         LeftWaitingError: The destination has not taken them yet.
@@ -131,12 +130,13 @@ def load_aside(  # noqa: PLR0913, PLR0917 - what, where to, under which name
             waiting = [*pipeline.list_extracted_load_packages(), *pipeline.list_normalized_load_packages()]
             # where there are too many, there is room for another one once they are gone
             earlier = _load(pipeline) if len(waiting) >= max_pending else Loaded(0, 0)
-            makes_all = target.is_first or not pipeline.default_schema_name
+            makes_all = not pipeline.default_schema_name
             pipeline.extract(_resources(tables, rows, makes_all=makes_all), schema=_schema(pipeline, folder))
             try:
                 now = _load(pipeline)
             except Exception as error:
                 raise LeftWaitingError(text_of(error)) from error
+            after(pipeline)
             return Loaded(earlier.loaded + now.loaded, earlier.failed + now.failed)
     finally:
         _leave_thread()
@@ -246,8 +246,7 @@ def _resources(
         if items:
             made.append(dlt.resource(items, name=name, **hints))
         elif makes_all and "columns" in hints:
-            # from the first load on all tables are there, so that nobody's query misses one; dlt makes none
-            # later, as the destination knows this version of the schema then
+            # from the first load on all tables are there, so that nobody's query misses one
             empty = [dlt.mark.materialize_table_schema()]
             made.append(dlt.resource(empty, name=name, **hints))
     return made

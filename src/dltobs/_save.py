@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import copy
 import threading
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from dltobs import _state
 from dltobs._aside import CannotLoadAsideError, Loaded, load_aside, target_of
+from dltobs._borrowed import borrowed
 from dltobs._context.surroundings import was_watched
 from dltobs._describe import root_cause, text_of, type_name
+from dltobs._redaction.encodings import without_surrogates
 from dltobs.exceptions import SaveError
 
 if TYPE_CHECKING:
@@ -64,9 +64,7 @@ def save(pipeline: SupportsPipeline) -> None:
         tables = [clean(_plain(package))["tables"] for package in info.load_packages]
         rows["_new_tables"] = [table for several in tables for table in several]
     hints: dict[str, Any] = {name: {"write_disposition": "append"} for name in rows}
-    loaded = _in_thread(
-        lambda: load_aside(_unlisted(target), _FOLDER, target.dataset, hints, rows, _MAX_PENDING)
-    )
+    loaded = _in_thread(lambda: _load(target, hints, rows))
     if loaded.failed:
         message = "the destination has refused a part of it"
         raise SaveError(message)
@@ -94,31 +92,25 @@ def _without_errors(value: Any, redactor: Redactor) -> Any:
     return [_without_errors(one, redactor) for one in value] if isinstance(value, list) else value
 
 
-def _unlisted(target: Target) -> Target:
-    """The same destination, but a schema of ours is not listed among those of the dataset.
-
-    `dlt.dataset()` takes the newest of that list (the table `_dlt_version`, in most destinations) for the
-    user's, and would know our tables alone. Without the list, dlt compares with the tables that are there.
-    """
-    destination, make = copy.copy(target.destination), target.destination.client
-
-    def client(*args: Any, **kwargs: Any) -> Any:
-        made = make(*args, **kwargs)
-        made._update_schema_in_storage = lambda _schema: None  # noqa: SLF001 - dlt has no other way
-        return made
-
-    destination.client = client
-    return replace(target, destination=destination)
+def _load(target: Target, hints: dict[str, Any], rows: dict[str, list[Any]]) -> Loaded:
+    # the dataset is the user's, so his schema alone is listed there
+    with borrowed(target, is_listed=False) as own:
+        return load_aside(own, _FOLDER, target.dataset, hints, rows, _MAX_PENDING)
 
 
 def _plain(value: Any) -> Any:
-    """Dicts and lists out of dlt's objects, which say by `asdict()` what is to be loaded of them."""
+    """Dicts and lists out of dlt's objects, which say by `asdict()` what is to be loaded of them.
+
+    No database takes lone surrogates, which come from file names and broken input.
+    """
     if hasattr(value, "asdict"):
         value = value.asdict()
     elif hasattr(value, "_asdict"):
         value = value._asdict()
+    if isinstance(value, str):
+        return without_surrogates(value)
     if isinstance(value, Mapping):
-        return {key: _plain(one) for key, one in value.items()}
+        return {_plain(key): _plain(one) for key, one in value.items()}
     if isinstance(value, (list, tuple, set, frozenset)):
         return [_plain(one) for one in value]
     return value

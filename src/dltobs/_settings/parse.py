@@ -74,7 +74,7 @@ def seconds(value: object) -> float:
         raise ValueError  # noqa: TRY004 - one exception for every wrong value
     try:
         number = float(value)
-    except ValueError:
+    except (ValueError, OverflowError):
         raise ValueError from None
     if not math.isfinite(number) or number < 0:
         raise ValueError
@@ -87,7 +87,7 @@ def level(value: object) -> int:
         return value
     if isinstance(value, str):
         word = value.strip().upper()
-        if word.isdigit():
+        if word.isdecimal():
             return int(word)
         number = logging.getLevelName(word)
         if isinstance(number, int):
@@ -105,7 +105,11 @@ def text(value: object) -> str:
 def path(value: object) -> Path:
     """A path; `~` is the home folder."""
     if isinstance(value, (str, os.PathLike)) and str(value).strip() and "\0" not in str(value):
-        return Path(os.fspath(value)).expanduser()
+        try:
+            return Path(os.fspath(value)).expanduser()
+        except RuntimeError:
+            message = "no home folder is known"
+            raise ValueError(message) from None
     raise ValueError
 
 

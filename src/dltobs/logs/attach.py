@@ -106,6 +106,8 @@ class LoggerHook:
 
     def refresh(self) -> None:
         """Look whether dlt logs through another logger now (Airflow swaps it), and follow it."""
+        # our own warnings are not lost either, whatever a `dictConfig` has disabled
+        logging.getLogger("dltobs").disabled = False
         with self._lock:
             current = current_logger()
             if current is None or self._handlers_for is None:

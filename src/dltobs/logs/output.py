@@ -63,6 +63,8 @@ class LogOutput:
         )
         visible = tuple(handler for handler in made if handler is not None)
         self._on_own_logger = visible
+        # a `dictConfig` of the application disables what it does not name, unless it is told not to
+        logger.disabled = False
         for handler in visible:
             logger.addHandler(handler)
         return visible if self.recent_lines is None else (*visible, self.recent_lines)

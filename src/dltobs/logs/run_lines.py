@@ -11,11 +11,14 @@ from dltobs._runs.schema_changes import told
 from dltobs.logs.records import CORRELATION_ATTRIBUTE
 
 if TYPE_CHECKING:
+    from dltobs._event_parts import Failure
     from dltobs._events import Event, SchemaChange
 
 _MAX_LINES = 50
 _MAX_CHANGES = 500
 """In the fields of a record."""
+_MAX_CAUSE = 200
+"""Characters."""
 
 
 class LogSink:
@@ -87,13 +90,19 @@ def _log_end(event: RunFinished) -> None:
         )
         fields |= {name: value for name, value in ids._asdict().items() if value is not None}
         fields[CORRELATION_ATTRIBUTE] = tuple(ids)
-    is_terminated = event.outcome == "terminated" and event.failure is not None
-    by = f" by {event.failure.message} in {event.failure.step}" if is_terminated and event.failure else ""
+    failure = event.failure if event.outcome == "terminated" else None
+    by = "" if failure is None else f" by {_in_short(failure)} in {failure.step}"
     _log(
-        logging.ERROR if is_terminated else logging.INFO,
+        logging.INFO if failure is None else logging.ERROR,
         f"Run of {event.run.pipeline}: {event.outcome}{by}{rows} in {event.duration:.2f} s",
         **fields,
     )
+
+
+def _in_short(failure: Failure) -> str:
+    """What a run was ended by, in one line; a `KeyboardInterrupt` has no text."""
+    line = next(iter(failure.message.strip().splitlines()), failure.error_type)
+    return line if len(line) <= _MAX_CAUSE else f"{line[:_MAX_CAUSE]}…"
 
 
 def _log_lost(event: RunLost) -> None:

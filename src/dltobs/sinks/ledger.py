@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from dltobs._aside import CannotLoadAsideError, target_of
 from dltobs._context.current import current_correlation, hooked_pipeline
 from dltobs._events import RunFinished, RunLost, RunStarted, StepStarted
-from dltobs.sinks.ledger_tables import begun, finished, lost, tags_text
+from dltobs.sinks.ledger_tables import begun, encodable, finished, lost, tags_text
 from dltobs.sinks.ledger_writer import Entry, LedgerWriter
 
 if TYPE_CHECKING:
@@ -55,12 +55,8 @@ class LedgerSink:
         self._targets: dict[str, Target | None] = {}
         self._started: dict[str, datetime] = {}
         self._lost: dict[str, list[RunLost]] = {}
-        tags = {warner.clean(name): warner.clean(value) for name, value in settings.tags.items()}
-        self._process: dict[str, Any] = {
-            "dlt_version": dlt_version,
-            "host": warner.clean(platform.node()) or None,
-            "tags": tags_text(tags),
-        }
+        self._tags = settings.tags
+        self._dlt_version = dlt_version
 
     def emit(self, event: Event) -> None:
         """Write what an event tells, if it is the beginning or the end of a run."""
@@ -80,7 +76,7 @@ class LedgerSink:
             target = known or self._target(event.run, is_end=True)
             if target is not None:
                 self._tell_lost(event.run, target)
-                self._write(target, event.run, finished(event, self._process), is_end=True)
+                self._write(target, event.run, finished(event, self._process()), is_end=True)
                 if event.outcome not in _STOPPED:
                     self._writer.wait(_PATIENCE)
 
@@ -89,7 +85,7 @@ class LedgerSink:
         correlation = current_correlation()
         trace_id = None if correlation is None else correlation.trace_id
         started_at = self._started.get(event.run.transaction_id, event.at)
-        rows = begun(event.run, started_at, trace_id, self._process)
+        rows = begun(event.run, started_at, trace_id, self._process())
         self._write(target, event.run, rows, is_end=False)
         if any(kind in str(event.run.destination_type) for kind in _ONE_WRITER):
             self._writer.wait(_PATIENCE)
@@ -97,7 +93,7 @@ class LedgerSink:
     def _tell_lost(self, run: Run, target: Target) -> None:
         """Write of the runs that this one has noticed to be lost: it knows the way."""
         for told in self._lost.pop(run.transaction_id, ()):
-            self._write(target, told.run, lost(told, self._process), is_end=True)
+            self._write(target, told.run, lost(told, self._process()), is_end=True)
 
     def flush(self, timeout: float) -> bool:
         """Wait until everything is written, at most `timeout` seconds. True: it is."""
@@ -125,5 +121,33 @@ class LedgerSink:
         return target
 
     def _write(self, target: Target, run: Run, rows: Any, *, is_end: bool) -> None:
-        dataset = self._dataset or f"{run.dataset or target.dataset}_dltobs"
-        self._writer.write(Entry(run.transaction_id, is_end, target, dataset, rows))
+        of_run = run.dataset or target.dataset
+        beside = f"{of_run}_dltobs"
+        dataset = self._dataset or beside
+        if _is_same(dataset, of_run):
+            # our tables would be among the user's, and his among ours where they have the same names
+            self._warner.warn(
+                "ledger",
+                f"ledger: the dataset {of_run} is that of the pipeline {run.pipeline} itself; "
+                f"its ledger is in {beside}",
+            )
+            dataset = beside
+        self._writer.write(Entry(run.transaction_id, is_end, target, dataset, encodable(rows)))
+
+    def _process(self) -> dict[str, Any]:
+        """What is the same in all rows of `runs`, with what dlt has resolved by now taken out."""
+        clean = self._warner.clean
+        return {
+            "dlt_version": self._dlt_version,
+            "host": clean(platform.node()) or None,
+            "tags": tags_text({clean(name): clean(value) for name, value in self._tags.items()}),
+        }
+
+
+def _is_same(one: str, other: str) -> bool:
+    """Whether two names are those of one dataset; dlt writes names in a case and spelling of its own."""
+    from dlt.common.normalizers.naming.snake_case import NamingConvention
+
+    naming = NamingConvention()
+    written = [naming.normalize_table_identifier(name).casefold() for name in (one, other)]
+    return written[0] == written[1]

@@ -14,7 +14,7 @@ _TIME = {"data_type": "timestamp", "precision": 6}
 
 COLUMNS: dict[str, dict[str, dict[str, Any]]] = {
     "runs": {
-        "transaction_id": {**_KEY, "primary_key": True},
+        "transaction_id": _KEY,
         "trace_id": _ID,
         "pipeline": {**_TEXT, "nullable": False},
         "started_at": {**_TIME, "nullable": False},
@@ -89,13 +89,8 @@ COLUMNS: dict[str, dict[str, dict[str, Any]]] = {
 """Tables and columns, with dlt's hints."""
 
 
-def hints(*, merges: bool) -> dict[str, dict[str, Any]]:
-    """Arguments of `dlt.resource` for each table.
-
-    Args:
-        merges: Whether the destination replaces rows by key; where it does not, the end of a run is a
-            second row of `runs`.
-    """
+def hints() -> dict[str, dict[str, Any]]:
+    """Arguments of `dlt.resource` for each table."""
     contract = {"tables": "evolve", "columns": "evolve", "data_type": "discard_value"}
     return {
         name: {
@@ -103,7 +98,7 @@ def hints(*, merges: bool) -> dict[str, dict[str, Any]]:
                 column: {"name": column, **hint, **({"nullable": True} if "nullable" not in hint else {})}
                 for column, hint in columns.items()
             },
-            "write_disposition": "merge" if merges and name == "runs" else "append",
+            "write_disposition": "append",
             "schema_contract": contract,
             "max_table_nesting": 0,
         }

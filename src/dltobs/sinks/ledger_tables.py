@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from dltobs._alerts.fingerprint import telling_line
 from dltobs._describe import shortened
 from dltobs._event_parts import total
+from dltobs._redaction.encodings import without_surrogates
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -68,6 +69,21 @@ def finished(event: RunFinished, process: Mapping[str, Any]) -> Rows:
         "tables": [row for step in event.steps for row in _tables(key, step)],
         "jobs": _jobs(key, event.steps),
         "schema_changes": [row for step in event.steps for row in _schema_changes(key, step)],
+    }
+
+
+def encodable(rows: Rows) -> Rows:
+    """The rows without lone surrogates, which no database takes.
+
+    They come from file names and broken input.
+    """
+
+    def clean(value: Any) -> Any:
+        return without_surrogates(value) if isinstance(value, str) else value
+
+    return {
+        table: [{name: clean(value) for name, value in row.items()} for row in several]
+        for table, several in rows.items()
     }
 
 

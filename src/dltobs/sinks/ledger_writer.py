@@ -12,8 +12,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dltobs._aside import LeftWaitingError, load_aside
+from dltobs._borrowed import borrowed
 from dltobs._describe import root_cause, text_of
 from dltobs._lent_folders import lent, sweep
+from dltobs.sinks.ledger_beginnings import Beginnings
 from dltobs.sinks.ledger_columns import hints
 
 if TYPE_CHECKING:
@@ -154,15 +156,14 @@ class LedgerWriter:
         if self._folder is not None and not self._is_swept:
             self._is_swept = True
             sweep(self._folder)
-        with lent(self._roots(entry)) as folder:
-            loaded = load_aside(
-                replace(entry.target, folder=str(folder)),
-                _FOLDER,
-                entry.dataset,
-                hints(merges=_replaces_by_key(entry.target)),
-                entry.rows,
-                _MAX_PENDING,
-            )
+        with lent(self._roots(entry)) as folder, borrowed(entry.target) as target:
+            own, arguments = replace(target, folder=str(folder)), (hints(), entry.rows, _MAX_PENDING)
+            if _can_delete(target):
+                beginnings = Beginnings(folder)
+                beginnings.note(entry.transaction_id)
+                loaded = load_aside(own, _FOLDER, entry.dataset, *arguments, beginnings.delete)
+            else:
+                loaded = load_aside(own, _FOLDER, entry.dataset, *arguments)
         if loaded.loaded > 1:
             # entries of earlier tries, which have been told to be kept
             self._delivery.submitted(loaded.loaded - 1)
@@ -185,8 +186,8 @@ class LedgerWriter:
         return [root / name for root in (self._folder, own / _ROOT) if root is not None]
 
 
-def _replaces_by_key(target: Target) -> bool:
-    """Whether `merge` works there without a table format of its own, as it does in SQL databases."""
+def _can_delete(target: Target) -> bool:
+    """Whether rows can be deleted there without a table format of its own, as they can in SQL databases."""
     strategies = target.destination.capabilities().supported_merge_strategies or ()
     return "delete-insert" in strategies
 
