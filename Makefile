@@ -38,7 +38,7 @@ test-oldest: $(OLDEST)/.installed  ## what touches dlt's insides, with the oldes
 		tests/test_runs.py tests/test_secrets.py tests/test_settings.py \
 		tests/test_logs_attach.py tests/test_spans.py tests/test_sentry.py tests/test_quiet.py \
 		tests/test_outcome.py tests/test_schema_changes.py tests/test_aside.py tests/test_ledger.py tests/test_save.py \
-		tests/test_retries.py tests/test_lost_runs.py
+		tests/test_retries.py tests/test_lost_runs.py tests/test_ledger_neighbours.py tests/test_odd_failures.py
 
 lint: $(STAMP)  ## ruff, mypy --strict, import-linter
 	$(BIN)/ruff check .
