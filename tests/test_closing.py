@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
 import time
+from pathlib import Path
 
 import dlt
 import pytest
@@ -13,6 +15,7 @@ from dlt.pipeline.exceptions import PipelineStepFailed
 
 import dltobs
 from dltobs import BackendStatus, _state
+from dltobs._locks import locked
 from dltobs._spool import spool as spool_module
 from dltobs.sinks.answers import Answer, Ear, ListeningSession
 from servers import OtlpServer
@@ -115,6 +118,27 @@ def test_a_message_that_is_being_put_into_the_spool_is_counted_as_kept(
     assert (status.delivered, status.dropped, status.spooled) == (0, 0, 1)
     assert len(spool()) == 1
     assert "could not be delivered" not in caplog.text
+
+
+def test_messages_are_kept_though_somebody_holds_what_has_been_told(
+    slack, pipeline, spool, caplog, monkeypatch
+):
+    """The lock of another process, which has been stopped: nobody waits for it at the end."""
+    monkeypatch.setattr("dltobs._setup._KEEPING_TIMEOUT", 20.0)
+    monkeypatch.setattr("dltobs._alerts.cooldown._LOCK_TIMEOUT", 8.0)
+    slack.gate.clear()
+    dltobs.configure(slack_incoming_hook=slack.hook, flush_timeout=1)
+    ones = [pipeline(f"shop{number}") for number in range(4)]
+    for one in ones:
+        fail(one)
+    with contextlib.ExitStack() as locks:
+        for one in ones:
+            locks.enter_context(locked(Path(one.working_dir), 0))
+        began = time.monotonic()
+        dltobs.shutdown()
+        assert time.monotonic() - began < 8
+    assert dltobs.status()["slack"].spooled == 4
+    assert len(spool()) == 4
 
 
 def test_sums_that_are_being_put_into_the_spool_are_counted_with_the_export_that_hangs(

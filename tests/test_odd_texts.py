@@ -84,6 +84,23 @@ def test_half_an_emoji_in_a_span_of_somebody_elses_loses_none_of_ours(otlp, pipe
     assert texts_of(span, "names") == ["caf\ufffd", "tea"]
 
 
+def test_what_a_back_end_refuses_is_sent_once(otlp, pipeline):
+    """Nothing in it had to be replaced."""
+    otlp.status = 400
+    dltobs.configure(otlp_endpoint=otlp.url, metrics="off", tracing="on")
+
+    @dlt.resource
+    def orders():
+        with trace.get_tracer("app").start_as_current_span("GET") as span:
+            span.set_attribute("names", ["coffee", "tea"])
+            span.set_attribute("numbers", [1, 2])
+        yield {"id": 1}
+
+    pipeline().run(orders())
+    dltobs.shutdown()
+    assert len(otlp.requests) == 1
+
+
 def test_a_message_without_end_is_shortened_on_spans(otlp, pipeline):
     """A back end that refuses what is too large would refuse the rest of the batch with it."""
     dltobs.configure(otlp_endpoint=otlp.url, metrics="off")

@@ -16,6 +16,7 @@ from dlt.pipeline import trace as dlt_trace
 from opentelemetry import trace
 
 import dltobs
+from dltobs import _state
 from dltobs._context.current import current_run
 from dltobs._dispatch import Dispatcher
 from dltobs._redaction.redactor import Redactor
@@ -85,6 +86,23 @@ def test_a_run_that_dlt_does_not_tell_the_end_of_is_told_at_shutdown(pipeline):
 
 def dlt_folder(one):
     return Path(one.working_dir)
+
+
+def test_a_run_is_told_once_though_two_find_it(pipeline, monkeypatch):
+    """A signal's report, or another thread, may have been quicker."""
+    sink = RecordingSink()
+    dltobs.configure(sinks=[sink])
+    run_oddly(pipeline("odd"))
+    tracker = _state.runtime.tracker
+
+    def slow(state):
+        if state.run.transaction_id in tracker._runs:
+            tracker.interrupt("SIGTERM")
+        return True
+
+    monkeypatch.setattr("dltobs._runs.tracker.is_untold", slow)
+    dltobs.shutdown()
+    assert ends(sink) == []
 
 
 def test_a_run_of_another_thread_that_ended_untold_is_told_at_shutdown(pipeline):

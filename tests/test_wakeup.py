@@ -84,6 +84,39 @@ def test_it_is_taken_back_only_from_nobody(descriptor):
     close(*ends)
 
 
+def test_it_does_without_sockets(monkeypatch):
+    """Test suites forbid them."""
+
+    def refused(*_):
+        raise RuntimeError("no sockets in tests")
+
+    monkeypatch.setattr("socket.socketpair", refused)
+    before = signal.set_wakeup_fd(-1)
+    handler = signal.signal(signal.SIGUSR1, lambda *_: None)
+    one = WakeupDescriptor()
+    try:
+        one.attach()
+        receive()
+        assert one.read() == bytes([signal.SIGUSR1])
+        one.detach()
+    finally:
+        one.close()
+        signal.signal(signal.SIGUSR1, handler)
+        signal.set_wakeup_fd(before)
+
+
+def test_it_is_waited_for_without_poll(monkeypatch):
+    """eventlet takes it away."""
+    monkeypatch.delattr("select.poll")
+    low, writer = pipe()
+    try:
+        assert readable(0.01, low) == set()
+        os.write(writer, b"1")
+        assert readable(None, low) == {low}
+    finally:
+        close(low, writer)
+
+
 def test_descriptors_of_any_number_are_waited_for():
     """A server may have a thousand files open before."""
     limit = resource.getrlimit(resource.RLIMIT_NOFILE)

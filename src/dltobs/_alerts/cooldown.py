@@ -84,6 +84,11 @@ class Cooldown:
         self._warner = warner
         self._lock = threading.Lock()
         self._without_folder: dict[str, _Entry] = {}
+        self._patience = _LOCK_TIMEOUT
+
+    def hurry(self) -> None:
+        """Wait for no lock any more: the end of the process is near."""
+        self._patience = 0.0
 
     def ask(self, folder: str | None, key: str, now: float | None = None) -> Permit | None:
         """Leave to tell a failure now; None: it has been told, and this one is counted.
@@ -136,7 +141,7 @@ class Cooldown:
         # bounded: a process forked while another thread held the lock would wait for ever
         is_locked = self._lock.acquire(timeout=_LOCK_TIMEOUT)
         try:
-            with contextlib.nullcontext() if path is None else locked(path.parent, _LOCK_TIMEOUT):
+            with contextlib.nullcontext() if path is None else locked(path.parent, self._patience):
                 known = self._without_folder if path is None else dict(_read(path))
                 yield known
                 for key in sorted(known, key=lambda key: known[key].last)[:-_MAX_ENTRIES]:

@@ -3,6 +3,8 @@
 It would have killed the child. With our handler still there it would be lost instead: Python forgets what has
 come to a child before its hooks run (https://docs.python.org/3/library/os.html#os.register_at_fork), and the
 parent would hear of it through the wake-up descriptor that both have.
+
+A thread that another library starts in a hook of its own, before ours, has the signal blocked for ever.
 """
 
 from __future__ import annotations

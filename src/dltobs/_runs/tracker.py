@@ -164,10 +164,10 @@ class Tracker:
             self._callbacks.after_hook()
 
     def _start_run(self, trace: PipelineTrace, step: str, pipeline: SupportsPipeline) -> None:
-        if self._is_closing:
-            return
         end_left()
         self.end_untold(threading.get_ident())
+        if self._is_closing:
+            return
         labels: Mapping[str, str] = {}
         labels = self._reader.attempt(labels, self._callbacks.before_run)
         run, attempt = replace(run_of(trace, pipeline), surroundings=labels), current_attempt()
@@ -224,7 +224,8 @@ class Tracker:
 
     def _tell_untold(self, state: OpenRun) -> None:
         transaction_id = state.run.transaction_id
-        self._runs.pop(transaction_id, None)
+        if self._runs.pop(transaction_id, None) is None:
+            return  # somebody else has told of it meanwhile
         self._reader.load_attempts.end(transaction_id)
         tell_untold(state, self._lines_of(transaction_id), self._dispatcher.emit)
         self.markers.end(transaction_id)

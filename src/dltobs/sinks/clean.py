@@ -71,8 +71,10 @@ class Encodable:
         if isinstance(value, str):
             return self.text(value)
         # attributes may be sequences of one primitive type
-        is_sequence = isinstance(value, Sequence) and not isinstance(value, bytes)
-        return tuple(map(self._encodable, value)) if is_sequence else value
+        if not isinstance(value, Sequence) or isinstance(value, bytes):
+            return value
+        items = tuple(map(self._encodable, value))
+        return value if all(item is own for item, own in zip(items, value, strict=True)) else items
 
 
 def clean_resource(resource: Resource, redactor: Redactor) -> Resource:

@@ -75,6 +75,7 @@ class SlackSink:
 
     def close(self) -> None:
         """Send nothing any more; what is still queued is counted as lost."""
+        self._cooldown.hurry()
         self._delivery.abandon("not sent before the deadline")
         self._sender.close()
 

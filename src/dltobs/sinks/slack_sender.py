@@ -155,20 +155,21 @@ class SlackSender:
                 return  # closed in the meantime, and kept or lost
             with self._condition:
                 is_current, self._current = self._current is message, None
-            if is_current:
-                self._count(message, answer)
+            is_told = is_current and self._count(message, answer)
+        if is_current:  # only now: nobody who closes is to wait for what it does
+            message.ended(is_told)
 
-    def _count(self, message: Message, answer: Answer) -> None:
+    def _count(self, message: Message, answer: Answer) -> bool:
+        """Whether the message is told, now or, as it is kept, later."""
         if answer.problem is None:
             self._delivery.delivered(1)
-            message.ended(True)  # noqa: FBT003 - as above
-            return
+            return True
         is_kept = answer.is_passing and self._keep(message)
         if is_kept:
             self._delivery.kept(1, answer.problem)
         else:
             self._delivery.dropped(1, answer.problem)
-        message.ended(is_kept)  # what is kept will be told
+        return is_kept
 
     def _keep(self, message: Message) -> bool:
         document = {"rich": message.rich, "plain": message.plain}
@@ -182,12 +183,11 @@ class SlackSender:
             left = [*([] if self._current is None else [self._current]), *self._waiting]
             self._current = None
             self._waiting.clear()
-        kept = 0
-        for message in left:
-            is_kept = self._keep(message)
-            kept += is_kept
+        # each is kept before anybody is told of one: that may take a moment
+        kept = [self._keep(message) for message in left]
+        for message, is_kept in zip(left, kept, strict=True):
             message.ended(is_kept)
-        return kept
+        return sum(kept)
 
     def _resend(self, payload: bytes) -> Verdict:
         """Post a message that was kept, once."""
