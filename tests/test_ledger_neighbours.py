@@ -220,6 +220,48 @@ def test_a_beginning_without_an_end_stays(pipeline, rows, monkeypatch):
     assert rows("from shop_data_dltobs.runs select outcome order by all nulls first") == [(None,), ("ok",)]
 
 
+def test_a_run_that_is_told_to_be_lost_though_it_ended_has_one_row(pipeline, rows, tmp_path):
+    """Its process died when the row of its end was there, and its marker as well."""
+    dltobs.configure(ledger=True)
+    pipeline().run([{"id": 1}], table_name="orders")
+    with duckdb.connect(str(tmp_path / "shop.duckdb")) as connection:
+        ((run,),) = connection.execute("from shop_data_dltobs.runs select transaction_id").fetchall()
+        connection.execute(
+            "insert into shop_data_dltobs.runs select * replace ('lost' as outcome) from shop_data_dltobs.runs"
+        )
+    (folder,) = (tmp_path / "dlt").rglob("0.lock")
+    ledger_beginnings.Beginnings(folder.with_suffix("")).note(run)
+    pipeline().run([{"id": 2}], table_name="orders")
+    dltobs.shutdown()
+    assert rows(f"from shop_data_dltobs.runs select outcome where transaction_id = '{run}'") == [("ok",)]
+
+
+def test_of_very_many_beginnings_the_first_are_remembered(tmp_path, monkeypatch):
+    """Those are the ones whose rows wait; later ones find no room."""
+    monkeypatch.setattr(ledger_beginnings, "_MAX_NOTES", 3)
+    beginnings = ledger_beginnings.Beginnings(tmp_path / "0")
+    for number in range(10):
+        beginnings.note(f"run{number}")
+    deleted = []
+    monkeypatch.setattr(ledger_beginnings, "_delete", lambda _, runs: deleted.extend(runs))
+    beginnings.delete(None)
+    assert deleted == ["run0", "run1", "run2"]
+    beginnings.note("later")
+    beginnings.delete(None)
+    assert deleted[3:] == ["later"]
+
+
+def test_names_that_the_pipelines_naming_tells_apart_are_those_of_two_datasets(
+    pipeline, rows, caplog, monkeypatch
+):
+    monkeypatch.setenv("SCHEMA__NAMING", "direct")
+    dltobs.configure(ledger=True, ledger_dataset="my_data")
+    pipeline(dataset_name="my-data").run([{"id": 1}], table_name="orders")
+    dltobs.shutdown()
+    assert warnings(caplog) == []
+    assert rows("from my_data.runs select outcome") == [("ok",)]
+
+
 def test_a_ledger_that_was_deleted_is_made_anew(pipeline, rows, caplog):
     """By the next run of the same process: with all its tables, and all that it writes into them."""
     dltobs.configure(ledger=True)

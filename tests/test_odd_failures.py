@@ -306,6 +306,9 @@ def test_a_failure_in_a_worker_process_has_its_own_name(told, sentry, slack, pip
     (event,) = sentry.events
     assert [value["type"] for value in event["exception"]["values"]] == ["NormalizeJobFailed"]
     assert event["exception"]["values"][0]["stacktrace"]["frames"]
+    told_there = event["contexts"]["dlt"]["worker_traceback"]
+    assert told_there.startswith("Traceback (most recent call last)")
+    assert "DataValidationError" in told_there
     (post,) = slack.posts
     assert "RemoteTraceback" not in post["text"]
     assert "raised as" not in post["text"]

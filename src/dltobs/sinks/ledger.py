@@ -124,7 +124,7 @@ class LedgerSink:
         of_run = run.dataset or target.dataset
         beside = f"{of_run}_dltobs"
         dataset = self._dataset or beside
-        if _is_same(dataset, of_run):
+        if _is_same(dataset, of_run, _naming()):
             # our tables would be among the user's, and his among ours where they have the same names
             self._warner.warn(
                 "ledger",
@@ -144,10 +144,17 @@ class LedgerSink:
         }
 
 
-def _is_same(one: str, other: str) -> bool:
-    """Whether two names are those of one dataset; dlt writes names in a case and spelling of its own."""
-    from dlt.common.normalizers.naming.snake_case import NamingConvention
+def _naming() -> Any:
+    """How dlt writes names for the pipeline in whose hook we are, or for one without a schema."""
+    from dlt.common.schema import Schema
 
-    naming = NamingConvention()
+    try:
+        return hooked_pipeline.get().default_schema.naming
+    except Exception:  # noqa: BLE001 - no hook, or no schema yet
+        return Schema("dltobs").naming
+
+
+def _is_same(one: str, other: str, naming: Any) -> bool:
+    """Whether two names are those of one dataset. Many databases do not tell upper case from lower."""
     written = [naming.normalize_table_identifier(name).casefold() for name in (one, other)]
-    return written[0] == written[1]
+    return bool(written[0] == written[1])

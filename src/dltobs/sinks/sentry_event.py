@@ -38,6 +38,9 @@ _TITLE_LENGTH = 400
 _LINE_LENGTH = 4000
 _ATTEMPTS = 20
 _JOB_LENGTH = 2000
+_REMOTE_TRACEBACK = re.compile(r'RemoteTraceback: *\n"""\n(.*?)"""', re.DOTALL)
+"""What a worker process has left of the traceback of its exception, in the stack trace of the failure."""
+_TRACEBACK_LENGTH = 8 * 1024
 _JOBS_WITH_MESSAGE, _JOBS_WITH_ID = 100, 1000
 """An event of more than 1 MB is refused as a whole; so that of a load of very many jobs is kept small."""
 
@@ -243,4 +246,6 @@ def _dlt_context(event: RunFinished, step: StepFinished | None, attempt: int | N
             # the outermost exception: dlt's words for where it happened
             "raised": shortened(failure.chain[0].message, MESSAGE_LENGTH) if failure.chain else None,
         }
+        if (told := _REMOTE_TRACEBACK.search(failure.stacktrace)) is not None:
+            context["worker_traceback"] = shortened(told[1].strip(), _TRACEBACK_LENGTH)
     return context
