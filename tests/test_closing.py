@@ -204,6 +204,22 @@ def test_a_spool_that_takes_too_long_is_one_warning(otlp, pipeline, slow_disk, c
     assert "had neither been sent nor put into the spool when the time for closing was over" in said[0]
 
 
+def test_what_an_exporter_complains_of_is_not_kept_for_ever(otlp, pipeline, monkeypatch):
+    """A back end that is down for days must not cost memory."""
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_TIMEOUT", "0.2")  # less than the pause before a second attempt
+    otlp.status = 503
+    dltobs.configure(otlp_endpoint=otlp.url, metrics="off")
+    (sink,) = _state.runtime.sinks
+    found = []
+    for _ in range(3):
+        pipeline().run([{"id": 1}], table_name="orders")
+        sink.flush(20)
+        (exporter,) = sink.own._exporters.values()
+        found.append(len(exporter._ear.complaints))
+    assert found[0] > 0
+    assert found[2] <= found[0]
+
+
 def test_a_request_for_which_no_time_is_left_does_not_hide_why_the_last_one_failed():
     """The exporter asks for it when its pause ends just at its deadline."""
     server = OtlpServer()

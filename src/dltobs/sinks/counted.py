@@ -47,6 +47,7 @@ class Counted:
         `turn` is that of `Delivery.replacing()`.
         """
         self._ear.answer = Answer()
+        self._ear.complaints.clear()  # they are of use where an exporter is made
         self._undelivered.sending(batch)
         try:
             with listening(self._ear):
