@@ -10,7 +10,7 @@ BUGSINK = .venv-bugsink
 PREFECT = .venv-prefect
 OLDEST = .venv-oldest
 
-.PHONY: install demo test coverage bugsink torture prefect test-prefect test-oldest lint bench wheel clean
+.PHONY: install demo test coverage bugsink torture prefect test-prefect test-oldest test-lowest platforms lint bench wheel clean
 
 install: $(STAMP) $(BUGSINK)/.installed $(PREFECT)/.installed $(OLDEST)/.installed  ## all environments at once: with --jobs
 
@@ -39,6 +39,12 @@ test-oldest: $(OLDEST)/.installed  ## what touches dlt's insides, with the oldes
 		tests/test_logs_attach.py tests/test_spans.py tests/test_sentry.py tests/test_quiet.py \
 		tests/test_outcome.py tests/test_schema_changes.py tests/test_aside.py tests/test_ledger.py tests/test_save.py \
 		tests/test_retries.py tests/test_lost_runs.py tests/test_ledger_neighbours.py tests/test_odd_failures.py
+
+test-lowest: $(STAMP)  ## a subset with the lowest direct versions, on the oldest and the newest Python that are there
+	$(BIN)/python tests/lowest_versions.py
+
+platforms: $(STAMP)  ## dltobs has wheels for all it needs wherever dlt has
+	$(BIN)/python tests/try_platforms.py
 
 lint: $(STAMP)  ## ruff, mypy --strict, import-linter
 	$(BIN)/ruff check .
@@ -83,4 +89,4 @@ $(OLDEST)/.installed: pyproject.toml Makefile
 	touch $@
 
 clean:
-	rm -rf $(VENV) $(BUGSINK) $(PREFECT) $(OLDEST) .venv-wheel dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage .import_linter_cache
+	rm -rf $(VENV) $(BUGSINK) $(PREFECT) $(OLDEST) .venv-wheel .venv-lowest-* dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage .import_linter_cache

@@ -6,7 +6,7 @@ import logging
 from functools import cache, partial
 from typing import TYPE_CHECKING
 
-from ahocorasick_rs import AhoCorasick, Implementation, MatchKind
+from ahocorasick import Automaton
 from material import info_records, secrets, stack_trace
 from measure import Contender, Figure, in_process, side_by_side
 
@@ -50,12 +50,10 @@ FIGURES: dict[str, Callable[[int], Figure]] = {
 
 
 def _against_bare(what: str, texts: tuple[str, ...], count: int, rounds: int) -> Figure:
-    bare = "ahocorasick_rs, same options"
-    default = "ahocorasick_rs, its own choice"
+    bare = "pyahocorasick"
     contenders = {
         "Redactor.text": _contender(_redactor(count).text, texts),
-        bare: _contender(_bare(count, Implementation.ContiguousNFA), texts),
-        default: _contender(_bare(count, None), texts),
+        bare: _contender(_bare(count), texts),
     }
     return Figure(
         title=f"Redaction of {what} without a secret in it over {count:,} secrets in all their encodings, "
@@ -98,11 +96,12 @@ def _redactor(count: int) -> dltobs.Redactor:
     return dltobs.Redactor(secrets(count))
 
 
-def _bare(count: int, implementation: Implementation | None) -> Callable[[str], object]:
-    automaton = AhoCorasick(
-        secrets(count), MatchKind.Standard, store_patterns=False, implementation=implementation
-    )
-    return partial(automaton.find_matches_as_indexes, overlapping=True)
+def _bare(count: int) -> Callable[[str], object]:
+    automaton = Automaton()
+    for secret in secrets(count):
+        automaton.add_word(secret, len(secret))
+    automaton.make_automaton()
+    return lambda text: list(automaton.iter(text))
 
 
 @cache

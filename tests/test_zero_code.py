@@ -87,7 +87,7 @@ def test_a_script_that_does_not_use_dlt_is_spared_it(tmp_path: Path, otlp: OtlpS
     import sys
     names = {"dlt", "sentry_sdk", "loguru", "concurrent_log_handler", "orjson", "pythonjsonlogger"}
     print(sorted(names & set(sys.modules)), "dltobs.integrations.instrumentor" in sys.modules)
-    print(*sorted(name for name in sys.modules if name.split(".")[0] in {"dltobs", "ahocorasick_rs"}))
+    print(*sorted(name for name in sys.modules if name.split(".")[0] in {"dltobs", "ahocorasick"}))
     """
     run = instrumented(source, tmp_path, prelude="", OTEL_EXPORTER_OTLP_ENDPOINT=otlp.url, **HTTP, **AUTO)
     assert configured(run)[:2] == ["[]", "True"]

@@ -9,6 +9,7 @@ from dltobs._describe import text_of
 from dltobs._dispatch import Dispatcher, Sink
 from dltobs._excepthook import ExceptHook
 from dltobs._process.signals import TerminationWatch
+from dltobs._redaction import automaton
 from dltobs._redaction.learner import SecretLearner
 from dltobs._redaction.redactor import Redactor
 from dltobs._redaction.secrets import secrets_in
@@ -55,6 +56,12 @@ def build(settings: Settings, hook: LoggerHook) -> Setup:
     redactor = Redactor(keys=settings.redact_keys, patterns=settings.redact_patterns)
     redactor.add(*_own_secrets(settings))
     warner = Warner(redactor)
+    if not automaton.IS_NATIVE:
+        warner.warn(
+            "redaction",
+            "pyahocorasick is not installed, so texts are searched for secrets in Python, which is some 25 "
+            "times slower: pip install pyahocorasick (where it has no wheel, a C compiler is needed)",
+        )
     deliveries: dict[str, Delivery] = {}
     spool = spool_of(settings, warner, deliveries)
     sinks: list[Sink] = []
@@ -166,8 +173,9 @@ def _own_sinks(
             raise ConfigurationError(
                 "sentry_dsn",
                 source=settings.source_of("sentry_dsn"),
-                problem=f"Sentry's client refuses this value ({type(error).__name__})",
-                expected="a DSN such as https://PUBLIC_KEY@o0.ingest.sentry.io/PROJECT_ID",
+                problem=f"Sentry's client refuses it: {type(error).__name__}: {warner.clean(text_of(error))}",
+                expected="a DSN such as https://PUBLIC_KEY@o0.ingest.sentry.io/PROJECT_ID, and sentry-sdk 2.20 "
+                "or newer, but not 3",
             ) from None
     elif settings.sentry_monitor:
         warner.warn(

@@ -18,7 +18,7 @@ MIN_LENGTH = 6
 """Shorter values cannot be told from ordinary text; key names and patterns must catch those."""
 
 _SURROGATES = lazy("[\ud800-\udfff]")
-_STAND_IN = "\ufffd"
+_REPLACEMENT = "\ufffd"
 _BASE64_BEFORE = lazy(r"[A-Za-z0-9+/_\-]")
 _BASE64_AFTER = lazy(r"[A-Za-z0-9+/_\-]?={0,2}")
 _DOTNET = lazy(r"""\\u....|\\.|[^ -~]|[&'+<>`]""")
@@ -71,18 +71,19 @@ def with_border(text: str, start: int, end: int) -> tuple[int, int]:
 
 
 def without_surrogates(text: str) -> str:
-    """The text as the automaton takes it, in the same length: without lone surrogates.
-
-    They come from file names and broken input.
-    """
-    return _SURROGATES.sub(_STAND_IN, text)
+    """Return the text with lone surrogates, which come from file names, replaced: in the same length."""
+    return _SURROGATES.sub(_REPLACEMENT, text)
 
 
 def _searchable(forms: set[str]) -> set[str]:
-    """The forms without lone surrogates: as the automaton sees them, and as they are written out."""
-    if all(_SURROGATES.search(form) is None for form in forms):
-        return forms
-    return {_SURROGATES.sub(other, form) for form in forms for other in (_STAND_IN, "?")}
+    """Return the forms, and those with lone surrogates also as they are written out."""
+    replaced = {
+        _SURROGATES.sub(other, form)
+        for form in forms
+        if _SURROGATES.search(form)
+        for other in (_REPLACEMENT, "?")
+    }
+    return forms | replaced
 
 
 def _texts(secret: str) -> Iterator[str]:

@@ -11,15 +11,13 @@ import re
 from itertools import chain
 from typing import TYPE_CHECKING, NamedTuple, TypeVar, cast
 
-from ahocorasick_rs import AhoCorasick, Implementation, MatchKind
-
+from dltobs._redaction.automaton import build_search
 from dltobs._redaction.decoding import CODINGS, decodings, without_cut_code
 from dltobs._redaction.encodings import (
     MIN_LENGTH,
     base64_forms,
     plain_forms,
     with_border,
-    without_surrogates,
 )
 from dltobs._redaction.glance import Glance
 from dltobs._redaction.names import KeyNames
@@ -29,6 +27,7 @@ from dltobs._redaction.walk import Walk
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
+    from dltobs._redaction.automaton import Search
     from dltobs._redaction.decoding import Coding
     from dltobs._redaction.patterns import Rule
 
@@ -45,7 +44,7 @@ class _Automaton(NamedTuple):
     `triggers` names the rules of. `size` is the number of secrets that it was built from.
     """
 
-    find: Callable[..., list[tuple[int, int, int]]]
+    find: Search
     plain: int
     base64: int
     triggers: dict[int, int]
@@ -171,23 +170,14 @@ class Redactor:
         automaton = self._automaton
         if automaton is None or automaton.size != len(self._forms):
             automaton = self._automaton = self._build()
-        try:
-            return automaton, automaton.find(text, overlapping=True)
-        except UnicodeEncodeError:
-            return automaton, automaton.find(without_surrogates(text), overlapping=True)
+        return automaton, automaton.find(text)
 
     def _build(self) -> _Automaton:
         known = list(self._forms.values())  # at once: other threads may be learning
         plain = set().union(*(forms for forms, _ in known))
         base64 = set().union(*(forms for _, forms in known)) - plain
-        automaton = AhoCorasick(
-            [*plain, *base64, *(literal for literal, _ in self._literals)],
-            MatchKind.Standard,
-            store_patterns=False,
-            implementation=Implementation.ContiguousNFA,
-        )
         return _Automaton(
-            automaton.find_matches_as_indexes,
+            build_search([*plain, *base64, *(literal for literal, _ in self._literals)]),
             len(plain),
             len(plain) + len(base64),
             {number: rule for number, (_, rule) in enumerate(self._literals, len(plain) + len(base64))},
