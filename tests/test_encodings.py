@@ -302,5 +302,6 @@ def test_a_text_has_few_decodings(text, most):
 def test_lone_surrogates_are_searched_as_they_are_and_as_they_are_written_out():
     assert without_surrogates("a\udc80b") == "a\ufffdb"
     forms = plain_forms("secret\udc80")
-    assert {"secret\udc80", "secret\ufffd", "secret?", "secret\\udc80"} <= forms
+    assert {"secret\udc80", "secret?", "secret\\udc80"} <= forms
+    assert "secret\ufffd" in forms
     assert base64_forms("secret\udc80")

@@ -174,8 +174,7 @@ def _own_sinks(
                 "sentry_dsn",
                 source=settings.source_of("sentry_dsn"),
                 problem=f"Sentry's client refuses it: {type(error).__name__}: {warner.clean(text_of(error))}",
-                expected="a DSN such as https://PUBLIC_KEY@o0.ingest.sentry.io/PROJECT_ID, and sentry-sdk 2.20 "
-                "or newer, but not 3",
+                expected="a DSN such as https://PUBLIC_KEY@o0.ingest.sentry.io/PROJECT_ID, and sentry-sdk 2",
             ) from None
     elif settings.sentry_monitor:
         warner.warn(
