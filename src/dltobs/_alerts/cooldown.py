@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from dltobs._describe import text_of
 from dltobs._locks import locked
+from dltobs._process.fork_safe import fork_safe
 from dltobs._small_files import read_json, write_json
 
 if TYPE_CHECKING:
@@ -82,7 +83,7 @@ class Cooldown:
     def __init__(self, seconds: float, warner: Warner) -> None:
         self._seconds = seconds
         self._warner = warner
-        self._lock = threading.Lock()
+        self._lock = fork_safe(threading.Lock())
         self._without_folder: dict[str, _Entry] = {}
         self._patience = _LOCK_TIMEOUT
 
