@@ -295,7 +295,8 @@ def hook_all():
         one for logger in known for one in logger.handlers if isinstance(one, logging.StreamHandler)
     }:
         handler.setStream(AliveHook(handler.stream))
-    sys.stderr = AliveHook(sys.stderr)
+    if not isinstance(sys.stderr, AliveHook):  # nor does alive_progress nest them
+        sys.stderr = AliveHook(sys.stderr)
 
 
 def hold_for_ever(handler):

@@ -7,9 +7,9 @@ after another without a lock. Only rotation takes one, without waiting: who does
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import stat
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dltobs import _locks
@@ -18,6 +18,7 @@ from dltobs.logs.handlers import FormattingHandler
 if TYPE_CHECKING:
     import logging
     from collections.abc import Iterator
+    from pathlib import Path
 
     from dltobs._warnings import Warner
 
@@ -116,14 +117,16 @@ class FileHandler(FormattingHandler):
             except OSError as error:  # the line counts more than the size
                 self.warn(error)
             descriptor, _ = self._opened()
-        written = 0
-        try:
-            while written < len(line):
-                written += os.write(descriptor, line[written:] if written else line)
-        except OSError:
-            if written:
+        written = os.write(descriptor, line)
+        while written < len(line):
+            try:
+                count = os.write(descriptor, line[written:])
+                if not count:
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))  # noqa: TRY301 - as the system does
+            except OSError:
                 self._cut_off(line[:written])
-            raise
+                raise
+            written += count
 
     def _opened(self) -> tuple[int, int]:
         """Descriptor and size of the file that the path names now; it is opened where it is not yet."""
@@ -137,8 +140,8 @@ class FileHandler(FormattingHandler):
         found = os.fstat(descriptor)
         self._descriptor, self._identity = descriptor, (found.st_dev, found.st_ino)
         if stat.S_ISREG(found.st_mode) and stat.S_IMODE(found.st_mode) != _MODE:
-            with contextlib.suppress(OSError):  # somebody else's file
-                Path(self._path).chmod(_MODE)
+            with contextlib.suppress(OSError, AttributeError):  # somebody else's file; Windows
+                os.fchmod(descriptor, _MODE)
         return descriptor, found.st_size
 
     def _found(self, descriptor: int) -> os.stat_result | None:
@@ -151,7 +154,7 @@ class FileHandler(FormattingHandler):
 
     def _is_at_path(self, found: os.stat_result) -> bool:
         try:
-            there = os.stat(self._path)  # noqa: PTH116 - for each line
+            there = os.stat(self._path)  # noqa: PTH116 - a Path costs more, for each line
         except FileNotFoundError:
             return False
         except OSError:  # as after a change of user: what is open can still be written
@@ -166,7 +169,7 @@ class FileHandler(FormattingHandler):
     def _rotate(self, needed: int) -> None:
         """Rotate, unless another process does so at this moment, or has just done so."""
         with self._rotation_lock() as is_ours:
-            if not is_ours or os.stat(self._path).st_size + needed <= self._max_bytes:  # noqa: PTH116 - as above
+            if not is_ours or os.stat(self._path).st_size + needed <= self._max_bytes:  # noqa: PTH116 - a name
                 return
             if not self._backup_count:
                 os.truncate(self._path, 0)
@@ -175,7 +178,7 @@ class FileHandler(FormattingHandler):
             names = [self._path, *(f"{self._path}.{number + 1}" for number in range(self._backup_count))]
             for newer, older in zip(names[-2::-1], names[:0:-1], strict=True):
                 with contextlib.suppress(FileNotFoundError):
-                    os.replace(newer, older)  # noqa: PTH105 - as above
+                    os.replace(newer, older)  # noqa: PTH105 - names, not paths
 
     @contextlib.contextmanager
     def _rotation_lock(self) -> Iterator[bool]:
@@ -193,7 +196,7 @@ class FileHandler(FormattingHandler):
 
     def _cut_off(self, fragment: bytes) -> None:
         """Remove the first part of a line that had no room, so that the next one begins at a line's start."""
-        with contextlib.suppress(OSError), open(self._path, "r+b") as file:  # noqa: PTH123 - as above
+        with contextlib.suppress(OSError), open(self._path, "r+b") as file:  # noqa: PTH123 - a name
             start = file.seek(0, os.SEEK_END) - len(fragment)
             file.seek(start)
             if file.read() == fragment:  # nobody has written behind it

@@ -127,8 +127,9 @@ def _without_progress_bar(stream: Any) -> Any:
 
     On a terminal it is left alone: there it keeps lines and bar apart.
     """
-    while type(stream).__module__.startswith("alive_progress.") and not stream.isatty():
-        stream = stream._stream  # noqa: SLF001 - it has no name for others
+    if type(stream).__module__ == "alive_progress.core.hook_manager":
+        with contextlib.suppress(Exception):
+            return stream if stream.isatty() else stream._stream  # noqa: SLF001 - it has no name for others
     return stream
 
 
