@@ -44,7 +44,7 @@ class Warner:
             reason: What makes it the same as before; the message itself by default.
         """
         reason = message if reason is None else reason
-        # bounded: a process forked while another thread held the lock would wait for ever
+        # bounded: a signal handler may have interrupted the thread that holds it
         is_locked = self._lock.acquire(timeout=_LOCK_TIMEOUT)
         try:
             told = self._told.setdefault(subject, {})

@@ -139,7 +139,7 @@ class Cooldown:
     def _changing(self, folder: str | None) -> Iterator[dict[str, _Entry]]:
         """The entries of a folder, written when the block ends; one thread of one process at a time."""
         path = None if folder is None else Path(folder) / FILE_NAME
-        # bounded: a process forked while another thread held the lock would wait for ever
+        # bounded: a signal handler may have interrupted the thread that holds it
         is_locked = self._lock.acquire(timeout=_LOCK_TIMEOUT)
         try:
             with contextlib.nullcontext() if path is None else locked(path.parent, self._patience):

@@ -48,7 +48,7 @@ class SafeHandler(logging.Handler):
         if passed:
             with self.lock or contextlib.nullcontext():
                 # since Python 3.12 a filter may return another record
-                self.emit(record if passed is True else passed)
+                self.emit(passed if isinstance(passed, logging.LogRecord) else record)
         return passed
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - the name is logging's
