@@ -23,6 +23,9 @@ from dltobs.logs.file import FileHandler
 from scripts import run_script
 from test_logs_json import record_of
 
+FORKS = {"PYTHONWARNINGS": "ignore::DeprecationWarning"}
+"""Since Python 3.12 there is a warning where threads are running."""
+
 
 @contextmanager
 def file_handler(path, **options):
@@ -72,6 +75,7 @@ def test_several_processes_and_threads_write_long_lines_whole_through_rotation(t
         print([os.waitpid(pid, 0)[1] for pid in children])
         """,
         tmp_path,
+        **FORKS,
     )
     assert (done.stdout, done.stderr) == ("[0, 0, 0]\n", "")
     files = [path for path in tmp_path.iterdir() if path.name.startswith("a.log")]
@@ -266,6 +270,7 @@ def test_a_child_keeps_no_lock_of_a_rotation_that_its_parent_began(tmp_path):
         os.write(to_child[1], b"1")
         """,
         tmp_path,
+        **FORKS,
     )
     assert (done.stdout, done.stderr) == ("['a.log']\n", "")
     assert messages(tmp_path / "a.log.1") == ["1 " + "x" * 200, "3"]

@@ -161,6 +161,7 @@ def test_a_forked_process_writes_into_the_same_file(tmp_path):
         assert [os.waitpid(pid, 0)[1] for pid in children] == [0] * 4
         """,
         tmp_path,
+        PYTHONWARNINGS="ignore::DeprecationWarning",
     )
     assert (done.returncode, done.stderr) == (0, "")
     texts = [path.read_text() for path in tmp_path.iterdir() if path.name.startswith("a.log")]
