@@ -41,7 +41,7 @@ LONG_FIGURES: dict[str, Callable[[int], Figure]] = {"memory_of_10000_jobs": memo
 """Take minutes: measured with `--long`, or by name."""
 
 _PACKAGES = (
-    "dltobs", "dlt", "pyahocorasick", "concurrent-log-handler", "opentelemetry-api",
+    "dltobs", "dlt", "pyahocorasick", "opentelemetry-api",
     "opentelemetry-exporter-otlp-proto-http", "opentelemetry-sdk", "orjson", "python-json-logger",
     "sentry-sdk", "structlog",
 )  # fmt: skip

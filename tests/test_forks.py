@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import json
 import os
 from collections import defaultdict
 from typing import TYPE_CHECKING, Any
@@ -333,3 +334,129 @@ def test_a_child_does_not_wait_for_what_its_parent_sends_from_the_spool(tmp_path
     """
     result = run_children(source, tmp_path, DLTOBS__OTLP_ENDPOINT=otlp.url, **PATIENT)
     assert result.stdout.split() == ["True"], result.stderr
+
+
+@pytest.mark.parametrize("settings", ["console='json'", "log_file='a.log'", "loguru=True"])
+def test_a_child_logs_though_a_thread_of_its_parent_is_writing_a_line(tmp_path, settings):
+    source = """
+    import logging, threading
+    import dltobs
+
+    class Slow:
+        def __str__(self):
+            if threading.current_thread() is not threading.main_thread():
+                is_writing.set()
+                threading.Event().wait()
+            return "text"
+
+    is_writing = threading.Event()
+    dltobs.configure(**{"console": "off", **dict(SETTINGS)})
+    dlt.secrets.get("nothing")
+    log = logging.getLogger("dlt")
+    threading.Thread(target=log.error, args=("%s", Slow()), daemon=True).start()
+    is_writing.wait()
+    child = os.fork()
+    if not child:
+        signal.alarm(30)
+        log.error("%s", Slow())
+        os._exit(0)
+    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+    os._exit(0)
+    """
+    result = run_children(source.replace("SETTINGS", settings), tmp_path)
+    assert result.stdout.split() == ["0"], result.stderr
+
+
+def test_a_child_writes_to_the_console_to_which_a_thread_of_its_parent_is_writing(tmp_path):
+    source = """
+    import logging, threading
+    import dltobs
+
+    class Stream:
+        def write(self, text):
+            if threading.current_thread() is not threading.main_thread():
+                is_writing.set()
+                threading.Event().wait()
+            os.write(1, text.encode())
+
+        def flush(self):
+            pass
+
+    is_writing = threading.Event()
+    sys.stderr = Stream()
+    dltobs.configure(console="json")
+    dlt.secrets.get("nothing")
+    log = logging.getLogger("dlt")
+    threading.Thread(target=log.error, args=("of the thread",), daemon=True).start()
+    is_writing.wait()
+    child = os.fork()
+    if not child:
+        signal.alarm(30)
+        log.error("of the child")
+        os._exit(0)
+    assert os.waitpid(child, 0)[1] == 0
+    os._exit(0)
+    """
+    result = run_children(source, tmp_path)
+    assert [json.loads(line)["message"] for line in result.stdout.splitlines()] == ["of the child"]
+
+
+def test_no_lock_that_a_thread_of_its_parent_holds_holds_up_a_child(tmp_path, otlp, sentry, slack):
+    """Every lock of every object and module of dltobs is held when the child begins."""
+    source = """
+    import gc, logging, threading
+    import dltobs
+    from dltobs.testing import RecordingSink
+    sink = RecordingSink()
+    dltobs.configure(console="json", log_file="a.log", alert_cooldown=0, sinks=[sink])
+    load("parent")
+    fail("parent")
+    dltobs._state.runtime.deliver()
+
+    kinds = type(threading.Lock()), type(threading.RLock()), threading.Condition, threading.Event
+
+    def values_of(one):
+        names = {name for kind in type(one).__mro__ for name in getattr(kind, "__slots__", ())}
+        slots = [getattr(one, name) for name in names if isinstance(name, str) and hasattr(one, name)]
+        return [*getattr(one, "__dict__", {}).values(), *slots]
+
+    def hold():
+        ours = [one for one in gc.get_objects() if str(type(one).__module__).partition(".")[0] == "dltobs"]
+        ours += [module for name, module in list(sys.modules.items()) if name.partition(".")[0] == "dltobs"]
+        held = {id(lock): lock for one in ours for lock in values_of(one) if isinstance(lock, kinds)}
+        for lock in held.values():
+            getattr(lock, "_cond", lock).acquire(timeout=5)
+        print(len(held) > 15)
+        are_held.set()
+        threading.Event().wait()
+
+    are_held = threading.Event()
+    threading.Thread(target=hold, daemon=True).start()
+    are_held.wait()
+    sys.stdout.flush()
+    child = os.fork()
+    if not child:
+        signal.alarm(60)
+        logging.getLogger("dlt").error("line")
+        logging.getLogger("dltobs").warning("warning")
+        dltobs._state.runtime.warner.warn("test", "something")
+        fail("child")
+        load("child")
+        dltobs.flush_spool(1)
+        dltobs.configure(console="text", flush_timeout=9)
+        load("child")
+        dltobs.shutdown()
+        os._exit(0)
+    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+    os._exit(0)
+    """
+    result = run_children(
+        source,
+        tmp_path,
+        DLTOBS__OTLP_ENDPOINT=otlp.url,
+        DLTOBS__METRICS="on",
+        DLTOBS__SENTRY_DSN=sentry.dsn,
+        DLTOBS__SLACK_INCOMING_HOOK=slack.hook,
+        **PATIENT,
+    )
+    assert result.stdout.split() == ["True", "0"], result.stderr

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from dltobs._context.current import inside_hook
 from dltobs._describe import text_of
+from dltobs._process.fork_safe import fork_safe
 
 if TYPE_CHECKING:
     import logging
@@ -266,7 +267,7 @@ class _Quiet:
     """Keeps dlt's log free of our pipelines while one is on: what goes wrong is one warning of ours."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        self._lock = fork_safe(threading.Lock())
         self._loggers: list[logging.Logger] = []
 
     def filter(self, _record: logging.LogRecord) -> bool:

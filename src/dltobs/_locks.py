@@ -1,12 +1,14 @@
 """Locks between processes, which the system takes back when their process dies.
 
-Where there are none (Windows, file systems that know no `flock`) everybody gets them at once.
+Where there are none (Windows but for `locked_file`, file systems that know no `flock`) everybody gets them at
+once.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
+import sys
 import time
 from typing import TYPE_CHECKING
 
@@ -65,3 +67,40 @@ def locked(folder: Path, timeout: float) -> Iterator[None]:
         yield
     finally:
         give_back(descriptor)
+
+
+if sys.platform == "win32":
+    import msvcrt
+
+    def _lock_file(descriptor: int) -> bool:
+        try:
+            msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
+        except OSError:
+            return False
+        return True
+
+    def _unlock_file(descriptor: int) -> None:
+        with contextlib.suppress(OSError):  # it was not had in time
+            msvcrt.locking(descriptor, msvcrt.LK_UNLCK, 1)
+        os.close(descriptor)
+
+else:
+    _lock_file, _unlock_file = take, give_back
+
+
+@contextlib.contextmanager
+def locked_file(path: str, timeout: float) -> Iterator[None]:
+    """Keep others who ask out, by a file that is there for its lock alone; on Windows, too.
+
+    Args:
+        path: Of that file, which is made where there is none.
+        timeout: Seconds, after which the block runs without the lock.
+    """
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        end = time.monotonic() + timeout
+        while not _lock_file(descriptor) and time.monotonic() < end:
+            time.sleep(_PAUSE)
+        yield
+    finally:
+        _unlock_file(descriptor)

@@ -165,7 +165,6 @@ def _after_fork() -> None:
     for delivery in _state.deliveries:
         delivery.forget()
     if _state.runtime is not None:
-        _state.runtime.logger_hook.forget_lock()
         if _state.runtime.resending is not None:
             _state.runtime.resending.forget()
         if _state.runtime.termination is not None:

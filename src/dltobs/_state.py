@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import os
 import threading
 from typing import TYPE_CHECKING
+
+from dltobs._process.fork_safe import fork_safe
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from dltobs._setup import Setup
     from dltobs.sinks.delivery import Delivery
 
-lock = threading.RLock()
+lock = fork_safe(threading.RLock())
 """Held while the set-up changes."""
 
 _here = threading.local()
@@ -66,13 +67,3 @@ def current_redactor() -> Redactor:
 def last_redactor() -> Redactor:
     """As `current_redactor()`, but what was known before `shutdown()` stays known."""
     return redactor if runtime is None and redactor is not None else current_redactor()
-
-
-def _after_fork() -> None:
-    """In a forked child: the lock is held by no thread that does not exist."""
-    global lock  # noqa: PLW0603 - a lock cannot be freed by another thread than its holder
-    lock = threading.RLock()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)

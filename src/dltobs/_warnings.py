@@ -8,6 +8,7 @@ import threading
 from typing import TYPE_CHECKING
 
 from dltobs._describe import text_of
+from dltobs._process.fork_safe import fork_safe
 from dltobs._redaction.patterns import WITHHELD
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ class Warner:
 
     def __init__(self, redactor: Redactor) -> None:
         self._redactor = redactor
-        self._lock = threading.Lock()
+        self._lock = fork_safe(threading.Lock())
         self._told: dict[str, dict[str, None]] = {}
 
     def warn(self, subject: str, message: str, *, reason: str | None = None) -> None:
@@ -43,7 +44,7 @@ class Warner:
             reason: What makes it the same as before; the message itself by default.
         """
         reason = message if reason is None else reason
-        # bounded: a process forked while another thread held the lock would wait for ever
+        # bounded: a signal handler may have interrupted the thread that holds it
         is_locked = self._lock.acquire(timeout=_LOCK_TIMEOUT)
         try:
             told = self._told.setdefault(subject, {})

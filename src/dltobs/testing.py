@@ -18,6 +18,7 @@ import threading
 from typing import TYPE_CHECKING, TypeVar
 
 from dltobs._events import Event, Failure, Run, RunFinished, RunStarted, SchemaChange, StepFinished
+from dltobs._process.fork_safe import fork_safe
 from dltobs._runtime import set_up, shutdown
 from dltobs._settings.settings import Settings
 
@@ -38,7 +39,7 @@ class RecordingSink:
     """Keeps every event, in the order in which it came; pipelines may run in several threads."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        self._lock = fork_safe(threading.Lock())
         self._events: list[Event] = []
 
     def emit(self, event: Event) -> None:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from dltobs._describe import text_of
 from dltobs._locks import locked
+from dltobs._process.fork_safe import fork_safe
 from dltobs._small_files import read_json, write_json
 
 if TYPE_CHECKING:
@@ -82,7 +83,7 @@ class Cooldown:
     def __init__(self, seconds: float, warner: Warner) -> None:
         self._seconds = seconds
         self._warner = warner
-        self._lock = threading.Lock()
+        self._lock = fork_safe(threading.Lock())
         self._without_folder: dict[str, _Entry] = {}
         self._patience = _LOCK_TIMEOUT
 
@@ -138,7 +139,7 @@ class Cooldown:
     def _changing(self, folder: str | None) -> Iterator[dict[str, _Entry]]:
         """The entries of a folder, written when the block ends; one thread of one process at a time."""
         path = None if folder is None else Path(folder) / FILE_NAME
-        # bounded: a process forked while another thread held the lock would wait for ever
+        # bounded: a signal handler may have interrupted the thread that holds it
         is_locked = self._lock.acquire(timeout=_LOCK_TIMEOUT)
         try:
             with contextlib.nullcontext() if path is None else locked(path.parent, self._patience):

@@ -1,1 +1,1 @@
-"""The process: which one it is, how it ends by a signal, and how long anything may take."""
+"""The process: which one it is, how it ends by a signal, how it forks, and how long anything may take."""

@@ -13,6 +13,8 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
+from dltobs._process.fork_safe import fork_safe
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -110,7 +112,7 @@ class _Open:
 
 
 _current: ContextVar[RetryAttempt | None] = ContextVar("dltobs_attempt", default=None)
-_lock = threading.Lock()
+_lock = fork_safe(threading.Lock())
 _open: dict[str, _Open] = {}
 """The loops that are on, by their ids."""
 

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from dltobs._describe import text_of
 from dltobs._events import Run, RunLost
+from dltobs._process.fork_safe import fork_safe
 from dltobs._process.identity import is_alive, own_process
 from dltobs._runs.marker_files import FOLDER, SUFFIX, Marker, is_id, read, write
 
@@ -71,7 +72,7 @@ class RunMarkers:
         """On lost runs of which the sinks are being told."""
         self._beating: int | None = None
         """The process in which the thread of the heart beat runs."""
-        self._is_over = threading.Event()
+        self._is_over = fork_safe(threading.Event())
         """No run follows: the thread of the heart beat is not needed any more."""
 
     def redirect(self, warner: Warner) -> None:
@@ -206,7 +207,7 @@ class RunMarkers:
         if self._beating == os.getpid():
             return
         self._beating = os.getpid()
-        self._is_over = threading.Event()
+        self._is_over = fork_safe(threading.Event())
         inherited = [one for one, run in self._open.items() if run.marker.process.pid != os.getpid()]
         for transaction_id in inherited:  # they are the parent's
             del self._open[transaction_id]

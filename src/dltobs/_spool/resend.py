@@ -57,7 +57,7 @@ class Resending:
         self._spool = spool
         self._deliveries = deliveries
         self._warner = warner
-        self._stopped = threading.Event()
+        self._is_stopped = False
         self.forget()
 
     def forget(self) -> None:
@@ -74,7 +74,7 @@ class Resending:
 
     def stop(self) -> None:
         """Begin with no more deliveries."""
-        self._stopped.set()
+        self._is_stopped = True
 
     def wait(self, timeout: float) -> bool:
         """Wait for what goes on in the background. False: it goes on still."""
@@ -124,7 +124,7 @@ class Resending:
             routes = self._routes()
             failures: Counter[str] = Counter()
             for entry in self._spool.entries():
-                if self._stopped.is_set() or (deadline is not None and time.monotonic() >= deadline):
+                if self._is_stopped or (deadline is not None and time.monotonic() >= deadline):
                     break
                 found = routes.get((entry.kind, entry.target))
                 claim = None if found is None else self._spool.claim(entry)

@@ -114,7 +114,7 @@ class Sender:
         log_file = self._setup.log.log_file
         settings = {name: getattr(self._setup.settings, name) for name in FIELDS}
         settings["trace_exporters"] = self._setup.settings.trace_exporters
-        settings["log_file"] = None if log_file is None else type(settings["log_file"])(log_file.baseFilename)
+        settings["log_file"] = None if log_file is None else log_file.path
         return Briefing(
             settings={name: raw for name, value in settings.items() if (raw := self._raw(name, value))},
             secrets=self._setup.redactor.values,

@@ -16,6 +16,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from dltobs import _state
+from dltobs._process.fork_safe import fork_safe
 
 if TYPE_CHECKING:
     import logging
@@ -34,7 +35,7 @@ class _Ambush:
 
     def __init__(self, *, asked: bool) -> None:
         self.asked = asked
-        self._lock = threading.Lock()
+        self._lock = fork_safe(threading.Lock())
         self._is_over = False
 
     def wait(self, dlt_logger: ModuleType) -> None:

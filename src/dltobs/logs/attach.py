@@ -13,6 +13,7 @@ import threading
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from dltobs._process.fork_safe import fork_safe
 from dltobs.logs.dlts import Formatters, configured, current_logger, is_dlts_own
 from dltobs.logs.records import CorrelationFilter
 from dltobs.logs.text import TEXT_FORMAT
@@ -46,7 +47,7 @@ class LoggerHook:
 
     def __init__(self, warner: Warner) -> None:
         self.warner = warner
-        self._lock = threading.RLock()
+        self._lock = fork_safe(threading.RLock())
         self._filter = CorrelationFilter()
         self._handlers_for: HandlersFor | None = None
         self._level: int | None = None
@@ -137,10 +138,6 @@ class LoggerHook:
                     dlt_logger.LOGGER = self._original(*self._last_call)
             elif self._last_call[2] == "JSON":
                 self._give_json_back(self._original, self._last_call)
-
-    def forget_lock(self) -> None:
-        """In a forked child: what holds the lock may be a thread of the parent."""
-        self._lock = threading.RLock()
 
     def _create(self, original: CreateLogger, call: Call) -> logging.Logger:
         logger_name, level, fmt, component, version = call

@@ -14,8 +14,9 @@ if TYPE_CHECKING:
     from dltobs._redaction.redactor import Redactor
     from dltobs._settings.settings import Settings
     from dltobs._warnings import Warner
+    from dltobs.logs.file import FileHandler
     from dltobs.logs.forward import Outlet
-    from dltobs.logs.handlers import ConsoleHandler, FileHandler, RecentLines
+    from dltobs.logs.handlers import ConsoleHandler, RecentLines
 
 JSON = "JSON"
 """dlt's word for JSON lines in `RUNTIME__LOG_FORMAT`."""
@@ -63,7 +64,7 @@ def file_handler(settings: Settings, redactor: Redactor, warner: Warner) -> File
     """
     if settings.log_file is None:
         return None
-    from dltobs.logs.handlers import FileHandler
+    from dltobs.logs.file import FileHandler
 
     is_json = settings.log_file_format == "json"
     path = settings.log_file.absolute()

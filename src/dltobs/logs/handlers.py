@@ -1,15 +1,13 @@
-"""Where log lines go: the console, a rotating file, loguru, and the memory of the run."""
+"""What all handlers of dltobs have in common, the console, and the memory of each run's last lines."""
 
 from __future__ import annotations
 
 import collections
+import contextlib
 import logging
-import os
 import sys
 from datetime import datetime, timezone
-from typing import TYPE_CHECKING
-
-from concurrent_log_handler import ConcurrentRotatingFileHandler
+from typing import Any
 
 from dltobs import _state
 from dltobs._events import LogLine
@@ -18,17 +16,15 @@ from dltobs.logs.formatters import JsonFormatter
 from dltobs.logs.plain import to_ascii
 from dltobs.logs.records import correlation_of, message_of
 
-if TYPE_CHECKING:
-    from pathlib import Path
-
-_FILE_MODE = 0o600
 _LINES_OF_A_RUN = 50
 
 
 class SafeHandler(logging.Handler):
-    """A handler whose errors are one warning.
+    """A handler that nobody can break: its errors are one warning, and its lock is its own.
 
-    `logging` would print the record to stderr, with its message and arguments, unredacted.
+    `logging` would print the record of an error to stderr, with its message and arguments, unredacted. It is
+    no `StreamHandler`: libraries exchange the streams of those. What others do with `acquire()` and
+    `release()` holds up no line and no exit.
 
     Args:
         warner: Told of errors; by default the one of the running `dltobs.configure()`.
@@ -40,38 +36,63 @@ class SafeHandler(logging.Handler):
         super().__init__()
         self._warner = warner
 
+    def acquire(self) -> None:
+        """Do nothing."""
+
+    def release(self) -> None:
+        """Do nothing."""
+
+    def handle(self, record: logging.LogRecord) -> Any:
+        """Emit a record that passes the filters, one at a time."""
+        passed: Any = self.filter(record)
+        if passed:
+            with self.lock or contextlib.nullcontext():
+                # since Python 3.12 a filter may return another record
+                self.emit(passed if isinstance(passed, logging.LogRecord) else record)
+        return passed
+
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - the name is logging's
         """Warn once."""
         error = sys.exc_info()[1]
         # a warning of ours that cannot be written must not become another one
         if error is not None and record.name != "dltobs":
-            (self._warner or _current_warner()).internal_error(self.subject, error)
+            self.warn(error)
+
+    def warn(self, error: BaseException) -> None:
+        """Warn once of an error."""
+        (self._warner or _current_warner()).internal_error(self.subject, error)
 
 
-class _FormattingHandler(SafeHandler):
+class FormattingHandler(SafeHandler):
     """A handler whose formatter stays: dlt assigns one of its own to the handlers that it meets."""
 
-    _fixed_formatter: logging.Formatter
+    def __init__(self, formatter: logging.Formatter, warner: Warner | None = None) -> None:
+        super().__init__(warner)
+        self._fixed_formatter = formatter
 
     def format(self, record: logging.LogRecord) -> str:
         """Format with our own formatter, whatever has been assigned to the handler."""
         return self._fixed_formatter.format(record)
 
 
-class ConsoleHandler(_FormattingHandler):
+class ConsoleHandler(FormattingHandler):
     """Writes to what `sys.stderr` is at the time of the record, as `logging.lastResort` does."""
 
     subject = "console log"
 
     def __init__(self, formatter: logging.Formatter, warner: Warner | None = None) -> None:
-        super().__init__(warner)
-        self._fixed_formatter = formatter
+        super().__init__(formatter, warner)
         self._writing_to: object = None
         self._loop: object = None
 
+    def _at_fork_reinit(self) -> None:
+        """In a forked child: no thread of the parent is writing."""
+        super()._at_fork_reinit()  # type: ignore[misc]  # not in typeshed
+        self._writing_to = None
+
     def emit(self, record: logging.LogRecord) -> None:
         """Write the line in one piece."""
-        stderr = sys.stderr
+        stderr = _without_progress_bar(sys.stderr)
         if stderr is None or stderr is self._loop:
             return
         if stderr is self._writing_to:
@@ -101,48 +122,15 @@ class ConsoleHandler(_FormattingHandler):
         return line
 
 
-class FileHandler(_FormattingHandler, ConcurrentRotatingFileHandler):
-    """A rotating file, readable by its owner only, into which several processes may write."""
+def _without_progress_bar(stream: Any) -> Any:
+    """The stream behind that of alive_progress, which writes "on 3: " before each line.
 
-    subject = "log file"
-
-    def __init__(
-        self,
-        path: Path,
-        formatter: logging.Formatter,
-        *,
-        max_bytes: int,
-        backup_count: int,
-        warner: Warner | None = None,
-    ) -> None:
-        ConcurrentRotatingFileHandler.__init__(
-            self,
-            str(path),
-            maxBytes=max_bytes,
-            backupCount=backup_count,
-            encoding="utf-8",
-            chmod=_FILE_MODE,
-            newline="",
-            unicode_error_policy="replace",
-        )
-        self._fixed_formatter = formatter
-        self._warner = warner
-
-    def check(self) -> None:
-        """Open the file and its lock once.
-
-        Raises:
-            OSError: The path cannot be written.
-        """
-        for path in (self.baseFilename, self.lockFilename):
-            os.close(os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, _FILE_MODE))
-
-    def close(self) -> None:
-        """Close the file and its lock; what cannot be written any more is a warning, too."""
-        try:
-            super().close()
-        except OSError as error:
-            (self._warner or _current_warner()).internal_error(self.subject, error)
+    On a terminal it is left alone: there it keeps lines and bar apart.
+    """
+    if type(stream).__module__ == "alive_progress.core.hook_manager":
+        with contextlib.suppress(Exception):
+            return stream if stream.isatty() else stream._stream  # noqa: SLF001 - it has no name for others
+    return stream
 
 
 class RecentLines(SafeHandler):

@@ -14,8 +14,9 @@ if TYPE_CHECKING:
     from dltobs._redaction.redactor import Redactor
     from dltobs._settings.settings import Settings
     from dltobs._warnings import Warner
+    from dltobs.logs.file import FileHandler
     from dltobs.logs.forward import Outlet
-    from dltobs.logs.handlers import FileHandler, RecentLines
+    from dltobs.logs.handlers import RecentLines
 
 
 class LogOutput:

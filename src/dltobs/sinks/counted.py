@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from typing import TYPE_CHECKING, Any
 
 from dltobs.sinks.answers import Answer, Ear, listening
@@ -28,13 +27,13 @@ class Counted:
         self._delivery = delivery
         self._ear = ear
         self._undelivered = undelivered
-        self._closed = threading.Event()
+        self._is_closed = False
         self._last_error: str | None = None
 
     @property
     def is_closed(self) -> bool:
         """Whether nothing is to be sent any more; what was on its way has been counted."""
-        return self._closed.is_set()
+        return self._is_closed
 
     @property
     def reason(self) -> str:
@@ -88,8 +87,8 @@ class Counted:
 
     def close(self, shutdown: Callable[[], object]) -> None:
         """Shut the exporter down, so that a retry that waits gives up; what is on its way is kept or lost."""
-        if not self._closed.is_set():
-            self._closed.set()
+        if not self._is_closed:
+            self._is_closed = True
             self._delivery.abandon(self.reason)
             with listening(Ear()):
                 shutdown()

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from opentelemetry.metrics import Counter, Histogram, Meter, MeterProvider, UpDownCounter
 
+from dltobs._process.fork_safe import fork_safe
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -23,6 +25,7 @@ class OwnMeterProvider(MeterProvider):
         self._lock = threading.RLock()
         self._meters: dict[tuple[Any, ...], _Meter] = {}
         self.inner: MeterProvider | None = None
+        fork_safe(self)
 
     def get_meter(
         self,
@@ -40,6 +43,11 @@ class OwnMeterProvider(MeterProvider):
                 meter.bind(self.inner)
                 self._meters[key] = meter
             return self._meters[key]
+
+    def _at_fork_reinit(self) -> None:
+        """In a forked child: let go of the parent's provider, whose locks threads of the parent may hold."""
+        self._lock._at_fork_reinit()  # type: ignore[attr-defined]  # noqa: SLF001 - all meters share it
+        self.switch(None)
 
     def switch(self, inner: MeterProvider | None) -> None:
         """Put another provider behind all instruments; None: what they are told is forgotten."""

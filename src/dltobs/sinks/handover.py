@@ -13,6 +13,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from dltobs._process.deadline import LONGEST, run_within
+from dltobs._process.fork_safe import fork_safe
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -39,7 +40,7 @@ class Handover:
     def __init__(self, flush_timeout: float) -> None:
         self._timeout = min(flush_timeout, LONGEST)
         self._chunk = _chunk_size()
-        self._lock = threading.Lock()
+        self._lock = fork_safe(threading.Lock())
         self._waiting = 0
         self._under_way: set[int] = set()
 

@@ -14,6 +14,7 @@ from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import MetricsData, PeriodicExportingMetricReader
 
 from dltobs._process.deadline import run_within
+from dltobs._process.fork_safe import fork_safe
 from dltobs.sinks.forwarding import OwnMeterProvider
 from dltobs.sinks.metric_exporters import RedactingMetricExporter
 from dltobs.sinks.otlp import address_of, metric_exporter, number_of, resource_of
@@ -40,7 +41,7 @@ class Reader(PeriodicExportingMetricReader):
 
     def __init__(self, exporter: RedactingMetricExporter, interval: float, timeout: float) -> None:
         self._ours = exporter
-        self._turn = threading.Condition()
+        self._turn = fork_safe(threading.Condition())
         self._is_exporting = False
         self._waiting = 0
         super().__init__(exporter, export_interval_millis=interval, export_timeout_millis=timeout)
@@ -131,7 +132,7 @@ class OwnMetrics:
         self._readers: list[Reader] = []
         self._inner: MeterProvider | None = None
         self._process = os.getpid()
-        self._lock = threading.Lock()
+        self._lock = fork_safe(threading.Lock())
         self._is_flushed = False
         self._deadline = 0.0
         """Of the last flush."""
@@ -142,7 +143,6 @@ class OwnMetrics:
         In a forked child the sums and connections are the parent's, so it gets new ones.
         """
         if self._process != os.getpid():
-            self._lock = threading.Lock()
             self._process, self._inner, self._exporters = os.getpid(), None, self._make()
         with self._lock:  # runs may start in several threads
             provider = metrics.get_meter_provider()
@@ -171,7 +171,9 @@ class OwnMetrics:
         """Collect and export within `timeout` seconds. True: everything was delivered."""
         self._deadline = time.monotonic() + timeout
         self._is_flushed = False  # whoever waits for this may be told of the deadline before we are
-        in_time = run_within(timeout, *(reader.force_flush for reader in self._readers))
+        # in a forked child, the readers of its parent may be in the middle of an export for ever
+        readers = self._readers if self._process == os.getpid() else []
+        in_time = run_within(timeout, *(reader.force_flush for reader in readers))
         self._is_flushed = in_time
         # each is asked, also after one that lost something
         delivered = [delivery.everything_delivered() for delivery in self._deliveries]

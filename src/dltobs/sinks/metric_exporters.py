@@ -17,6 +17,7 @@ from opentelemetry.sdk.metrics.export import (
 from opentelemetry.sdk.metrics.view import ExplicitBucketHistogramAggregation
 from opentelemetry.sdk.resources import Resource
 
+from dltobs._process.fork_safe import fork_safe
 from dltobs.sinks.clean import (
     IDENTITIES,
     SCOPE,
@@ -79,7 +80,7 @@ class RedactingMetricExporter(MetricExporter):
         self._is_cumulative = AggregationTemporality.DELTA not in temporality.values()
         self._id = uuid.uuid4().hex
         self._kept_until = 0
-        self._lock = threading.Lock()
+        self._lock = fork_safe(threading.Lock())
 
     def refuse(self) -> None:
         """Take points from now on and do nothing with them; an export that is under way goes on."""

@@ -11,6 +11,7 @@ from opentelemetry.trace import Span, SpanKind, Tracer
 
 from dltobs._context.environment import parent_context
 from dltobs._events import RunFinished, RunLost, RunStarted, StepFinished, StepStarted
+from dltobs._process.fork_safe import fork_safe
 from dltobs._settings.otel import application_has_provider
 from dltobs._version import __version__
 from dltobs.sinks.job_spans import JobSpans, nanoseconds
@@ -70,7 +71,7 @@ class SpanSink:
         self._tags = {f"dlt.tag.{name}": value for name, value in settings.tags.items()}
         self._runs: dict[str, OpenRun] = {}
         self._children = JobSpans(settings.max_job_spans, settings.flush_timeout, self._tags)
-        self._lock = threading.Lock()
+        self._lock = fork_safe(threading.Lock())
         self._is_closed = False
         self._provider: TracerProvider | None = None
         self._own: OwnTracing | None = None
