@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import logging
 import sys
@@ -11,8 +12,11 @@ import pytest
 
 import dltobs
 from conftest import SECRET
-from dltobs import JsonFormatter, Redactor
+from dltobs import Redactor
 from dltobs._excepthook import ExceptHook
+from dltobs._settings.settings import Settings
+from dltobs._warnings import Warner
+from dltobs.logs.output import LogOutput
 from test_logs_attach import run
 from test_logs_json import Exploding
 
@@ -50,7 +54,7 @@ broken()
     )
     (line,) = lines_of(uncaught(script, tmp_path, **JSON))
     assert (line["level"], line["logger"]) == ("CRITICAL", "dltobs.excepthook")
-    assert line["message"] == "Uncaught exception: KeyError: '***'"
+    assert line["message"] == "Uncaught KeyError"
     assert line["function"] == "broken"
     assert line["exception"]["type"] == "KeyError"
     assert line["exception"]["stacktrace"].startswith("ValueError: cause ***\n")
@@ -111,8 +115,8 @@ print("end", file=sys.stderr)
     )
     *lines, end = run(script, tmp_path, **JSON).stderr.splitlines()
     assert end == "end"
-    messages = sorted(json.loads(line)["message"] for line in lines)
-    assert messages == [f"Uncaught exception: ValueError: crash {number:02} ***" for number in range(20)]
+    messages = sorted(json.loads(line)["exception"]["message"] for line in lines)
+    assert messages == [f"crash {number:02} ***" for number in range(20)]
 
 
 def test_a_hook_that_was_there_is_called_and_what_it_prints_is_redacted(tmp_path):
@@ -205,7 +209,7 @@ def test_a_handler_that_does_not_give_its_stream_away_is_no_obstacle(capfd):
 
     handler = Stubborn()
     logging.getLogger("app.hook").addHandler(handler)
-    hook = ExceptHook(Redactor([SECRET]), lambda: None)
+    hook = ExceptHook(Redactor([SECRET]))
     hook.attach()
     stderr = sys.stderr
     sys.excepthook(ValueError, ValueError(SECRET), None)
@@ -365,22 +369,28 @@ def test_a_hook_that_came_after_ours_stays_and_ours_steps_aside(capfd):
     assert capfd.readouterr().err == "ValueError: password=hunter22\n"  # Python's own behaviour
 
 
-def test_if_redaction_fails_the_exception_is_withheld(capfd):
-    for formatter in (None, JsonFormatter(redactor=Exploding())):
-        hook = ExceptHook(Exploding(), lambda formatter=formatter: formatter)
-        hook.attach()
-        sys.excepthook(ValueError, ValueError(SECRET), None)
-        hook.detach()
-        text = capfd.readouterr().err
-        assert "[withheld]" in text
-        assert SECRET not in text
+@pytest.mark.parametrize("console", ["text", "json"])
+def test_if_redaction_fails_the_exception_is_withheld(console, capfd):
+    redactor = Exploding()
+    log = LogOutput(Settings(console=console), redactor, Warner(redactor), log_file=None, recent_lines=None)
+    log.handlers_for("")
+    hook = ExceptHook(redactor, log)
+    hook.attach()
+    sys.excepthook(ValueError, ValueError(SECRET), None)
+    hook.detach()
+    log.release_own_logger()
+    text = capfd.readouterr().err
+    assert "[withheld]" in text
+    assert SECRET not in text
 
 
-def test_if_the_formatter_fails_the_exception_is_withheld(capfd):
-    def broken():
-        raise RuntimeError(SECRET)
+def test_if_the_log_fails_the_exception_is_withheld(capfd):
+    class Broken:
+        @property
+        def console_is_json(self):
+            raise RuntimeError(SECRET)
 
-    hook = ExceptHook(Redactor([SECRET]), broken)
+    hook = ExceptHook(Redactor([SECRET]), Broken())
     hook.attach()
     sys.excepthook(ValueError, ValueError(SECRET), None)
     hook.detach()
@@ -400,7 +410,7 @@ def test_a_hook_that_waits_for_another_crashing_thread_does_not_hang(capfd, monk
         assert not thread.is_alive()
 
     sys.excepthook = waiting
-    hook = ExceptHook(Redactor([SECRET]), lambda: None)
+    hook = ExceptHook(Redactor([SECRET]))
     hook.attach()
     stderr = sys.stderr
     sys.excepthook(ValueError, ValueError(f"first {SECRET}"), None)
@@ -416,7 +426,7 @@ def test_handlers_write_to_their_own_stream_again_afterwards(capfd):
     handler = logging.StreamHandler()
     logging.getLogger("app.hook").addHandler(handler)
     sys.excepthook = lambda *info: logging.getLogger("app.hook").error("told %s", info[1])
-    hook = ExceptHook(Redactor([SECRET]), lambda: None)
+    hook = ExceptHook(Redactor([SECRET]))
     hook.attach()
     sys.excepthook(ValueError, ValueError(SECRET), None)
     hook.detach()
@@ -454,3 +464,118 @@ del one
     assert done.returncode == 0
     assert "cannot close ***" in done.stderr
     assert SECRET not in done.stderr
+
+
+@pytest.mark.parametrize("console", ["text", "json"])
+def test_what_other_threads_write_meanwhile_is_neither_lost_nor_repeated(console, capfd):
+    """A hook of somebody else's runs for as long as it likes, while other threads go on."""
+    handler = logging.StreamHandler()
+    app = logging.getLogger("app.hook")
+    app.addHandler(handler)
+    kept = []
+
+    def write():
+        print("printed by another thread", file=sys.stderr)
+        sys.__stderr__.write("written by another thread\n")
+        app.error("logged by another thread")
+        logging.getLogger("dltobs").warning("3 events are kept in the spool")
+
+    def hook(kind, error, trace):
+        print(f"own: {error}", file=sys.stderr)
+        kept.append(sys.stderr)
+        thread = threading.Thread(target=write)
+        thread.start()
+        thread.join()
+
+    sys.excepthook = hook
+    dltobs.configure(console=console, redact_patterns=["pl4nted"])
+    before = sys.stderr, sys.__stderr__, handler.stream
+    sys.excepthook(ValueError, ValueError("pl4nted"), None)
+    assert before == (sys.stderr, sys.__stderr__, handler.stream)
+    print("kept and used later", file=kept[0])
+    app.removeHandler(handler)
+    text = capfd.readouterr().err
+    for line in (
+        "printed by another thread\n",
+        "written by another thread\n",
+        "logged by another thread\n",
+        "3 events are kept in the spool",
+        "own: ***",
+        "kept and used later\n",
+    ):
+        assert text.count(line) == 1, line
+    assert "pl4nted" not in text
+
+
+def test_with_pythons_own_hook_stderr_is_not_touched(monkeypatch, capfd):
+    class Watched:
+        """A stderr that looks whether it is still the one while somebody writes."""
+
+        def __init__(self):
+            self.text = ""
+
+        def write(self, text):
+            assert sys.stderr is self
+            self.text += text
+
+        def flush(self):
+            pass
+
+    dltobs.configure(redact_patterns=["pl4nted"])
+    watched = Watched()
+    monkeypatch.setattr(sys, "stderr", watched)
+    sys.excepthook(ValueError, ValueError("pl4nted"), None)
+    assert watched.text == "ValueError: ***\n"
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "cp1252", "latin-1", "utf-8"])
+def test_the_line_is_json_on_a_stderr_of_any_encoding(encoding, monkeypatch):
+    dltobs.configure(console="json")
+    written = io.BytesIO()
+    monkeypatch.setattr(sys, "stderr", io.TextIOWrapper(written, encoding, "backslashreplace", newline=""))
+    sys.excepthook(ValueError, ValueError("Größe → 🚀"), None)
+    line = json.loads(written.getvalue().decode(encoding))
+    assert line["exception"]["message"] == "Größe → 🚀"
+
+
+def test_an_exception_stands_in_the_log_file_and_in_loguru_too(tmp_path):
+    script = """
+    from loguru import logger
+    logger.remove()
+    logger.add("loguru.txt", format="{level} {name} {message}")
+    dltobs.configure(console="text", log_file="dlt.jsonl", loguru=True); learn()
+    raise ValueError(f"refused {SECRET}")
+    """
+    done = uncaught(script, tmp_path)
+    assert done.stderr.endswith("ValueError: refused ***\n")
+    assert done.stderr.count("refused") == 1
+    (line,) = [json.loads(line) for line in (tmp_path / "dlt.jsonl").read_text().splitlines()]
+    assert (line["level"], line["message"]) == ("CRITICAL", "Uncaught ValueError")
+    assert (line["exception"]["type"], line["exception"]["message"]) == ("ValueError", "refused ***")
+    text = (tmp_path / "loguru.txt").read_text()
+    assert text.startswith("CRITICAL dltobs.excepthook Uncaught ValueError\nTraceback")
+    assert SECRET not in text
+
+
+@pytest.mark.skipif(sys.version_info < (3, 13), reason="Python prints no colours before 3.13")
+def test_colours_are_those_of_python_where_nothing_is_redacted(monkeypatch, capfd):
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    dltobs.configure(redact_patterns=["pl4nted"])
+    sys.excepthook(ValueError, ValueError("harmless"), None)
+    assert "\x1b[" in capfd.readouterr().err
+    sys.excepthook(ValueError, ValueError("pl4nted"), None)
+    assert capfd.readouterr().err == "ValueError: ***\n"
+
+
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="there are no groups before 3.11")
+@pytest.mark.parametrize("console", ["text", "json"])
+def test_of_a_group_every_exception_is_printed(console, capfd):
+    dltobs.configure(console=console, redact_patterns=["pl4nted"])
+    pages = [ValueError(f"page {number} failed with pl4nted") for number in range(12)]
+    group = ExceptionGroup("tasks", [*pages, ExceptionGroup("inner", [KeyError("pl4nted")])])  # noqa: F821
+    sys.excepthook(type(group), group, None)
+    text = capfd.readouterr().err
+    for number in range(12):
+        assert f"page {number} failed with ***" in text
+    assert "KeyError: '***'" in text

@@ -1,24 +1,26 @@
-"""Prints uncaught exceptions without secrets, in the main thread and in others."""
+"""Prints uncaught exceptions without secrets, in the main thread and in others, and logs them."""
 
 from __future__ import annotations
 
-import io
 import logging
 import os
 import sys
 import threading
 import traceback
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, NoReturn, TextIO
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NoReturn
 
 from dltobs._describe import text_of, type_name
 from dltobs._redaction.patterns import WITHHELD
+from dltobs._stderr import CapturedStderr
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from types import TracebackType
 
     from dltobs._redaction.redactor import Redactor
+    from dltobs.logs.output import LogOutput
 
     ExcInfo = tuple[type[BaseException], BaseException, TracebackType | None]
 
@@ -29,27 +31,41 @@ _TELLING = 30
 """Characters of an exception's text by which its printed form is recognised; more may be wrapped."""
 
 
+@dataclass(frozen=True)
+class _Crash:
+    """An uncaught exception: its thread, and the line that Python prints above the stack trace."""
+
+    info: ExcInfo
+    thread: str
+    heading: str = ""
+
+    @property
+    def trace(self) -> str:
+        """What Python prints."""
+        return f"{self.heading}{''.join(traceback.format_exception(*self.info))}"
+
+
 class ExceptHook:
     """Stands before `sys.excepthook`, `threading.excepthook` and `sys.unraisablehook`.
 
-    A hook that was there before is called as before, with stderr swapped for a buffer: what it writes is
-    redacted on the way. Where it wrote the stack trace itself, as the ones of the interpreter do at the
-    end of every chain, nothing is printed twice.
+    A hook of somebody else's that was there before is called as before; what it writes to stderr is
+    captured and redacted. Where it has printed the stack trace itself, as the hooks of the interpreter do at
+    the end of every chain, nothing is printed twice.
 
     Args:
         redactor: Takes the secrets out.
-        formatter: Gives what renders the exception as one line; None prints it as Python does.
+        log: Says whether the console is JSON, and writes the line of the exception; None: there is no log.
     """
 
-    def __init__(self, redactor: Redactor, formatter: Callable[[], logging.Formatter | None]) -> None:
-        self.redirect(redactor, formatter)
+    def __init__(self, redactor: Redactor, log: LogOutput | None = None) -> None:
+        self.redirect(redactor, log)
         self._attached = False
         self._turn = threading.RLock()
 
-    def redirect(self, redactor: Redactor, formatter: Callable[[], logging.Formatter | None]) -> None:
-        """Use another redactor and formatter from now on; the arguments are those of the class."""
+    def redirect(self, redactor: Redactor, log: LogOutput | None) -> None:
+        """Use another redactor and log from now on; the arguments are those of the class."""
         self._redactor = redactor
-        self._formatter_now = formatter
+        self._log = log
 
     def attach(self) -> None:
         """Put the hooks in place."""
@@ -78,109 +94,136 @@ class ExceptHook:
         if not self._attached:
             self._previous(kind, error, trace)
             return
-        self._report(
-            lambda: self._previous(kind, error, trace),
-            lambda: sys.__excepthook__(kind, error, trace),
-            (kind, error, trace),
-            threading.current_thread().name,
-        )
+        crash = _Crash((kind, error, trace), threading.current_thread().name)
+        if self._previous is sys.__excepthook__:
+            self._tell(crash)
+        else:
+            self._call(lambda: self._previous(kind, error, trace), crash)
 
     def _uncaught_in_thread(self, args: threading.ExceptHookArgs) -> None:
         if not self._attached or args.exc_type is SystemExit or args.exc_value is None:
             self._previous_thread(args)
             return
-        self._report(
-            lambda: self._previous_thread(args),
-            lambda: threading.__excepthook__(args),
-            (args.exc_type, args.exc_value, args.exc_traceback),
-            "unknown" if args.thread is None else args.thread.name,
-        )
+        thread = "unknown" if args.thread is None else args.thread.name
+        name = threading.get_ident() if args.thread is None else thread
+        info = (args.exc_type, args.exc_value, args.exc_traceback)
+        crash = _Crash(info, thread, f"Exception in thread {name}:\n")
+        if self._previous_thread is threading.__excepthook__:
+            self._tell(crash)
+        else:
+            self._call(lambda: self._previous_thread(args), crash)
 
     def _unraisable(self, args: sys.UnraisableHookArgs) -> None:
         """An exception that Python cannot raise: in `__del__`, or where a generator is thrown away."""
         if not self._attached or args.exc_value is None:
             self._previous_unraisable(args)
             return
-        self._report(
-            lambda: self._previous_unraisable(args),
-            lambda: sys.__unraisablehook__(args),
-            (args.exc_type, args.exc_value, args.exc_traceback),
-            threading.current_thread().name,
-        )
+        info = (args.exc_type, args.exc_value, args.exc_traceback)
+        crash = _Crash(info, threading.current_thread().name, _ignored_in(args))
+        if self._previous_unraisable is sys.__unraisablehook__:
+            self._tell(crash)
+        else:
+            self._call(lambda: self._previous_unraisable(args), crash)
 
-    def _report(
-        self, previous: Callable[[], object], standard: Callable[[], object], info: ExcInfo, thread: str
-    ) -> None:
+    def _call(self, hook: Callable[[], object], crash: _Crash) -> None:
+        """Call somebody else's hook, and tell of the exception and of what that hook has written."""
         # one at a time, as stderr is swapped; a hook may be waiting for the thread that crashes now, though
         if not self._turn.acquire(timeout=_PATIENCE):
-            self._print("", "", info, thread)
+            self._tell(crash)
             return
-        written = trace = ""
-        stderr = getattr(sys, "stderr", None)
         try:
-            with _captured_stderr() as take:
-                try:
-                    with _before_exit(lambda: self._print(take(), "", info, thread, stderr)):
-                        _call(previous)
-                finally:
-                    written = take()
-                    _call(standard)
-                    trace = take()
-        except Exception:  # noqa: BLE001, S110 - a stream of foreign code; what has been captured is printed
-            pass
+            try:
+                captured = CapturedStderr()
+            except Exception:  # noqa: BLE001 - streams and handlers of foreign code
+                self._tell(crash)
+                return
+            is_told = False
+
+            def tell() -> None:
+                nonlocal is_told
+                written = captured.end()
+                if not is_told:
+                    is_told = True
+                    self._tell(crash, written)
+
+            try:
+                with _before_exit(tell):
+                    try:
+                        hook()
+                    except Exception as error:  # noqa: BLE001 - Python would print it unredacted
+                        kind, text = type_name(type(error)), text_of(error)
+                        sys.stderr.write(f"Error in a hook for uncaught exceptions: {kind}: {text}\n")
+            finally:
+                # also where a hook ends the process by SystemExit
+                tell()
         finally:
-            # also where a hook ends the process by SystemExit
-            self._print(written, trace, info, thread)
             self._turn.release()
 
-    def _print(
-        self, written: str, trace: str, info: ExcInfo, thread: str, stderr: TextIO | None = None
-    ) -> None:
-        stderr = stderr or getattr(sys, "stderr", None)
+    def _tell(self, crash: _Crash, written: str = "") -> None:
+        """Print and log an exception, and what a hook has written of it."""
         try:
-            text = self._rendered(written, trace, info, thread)
+            if self._log is not None and self._log.console_is_json:
+                # the hooks at the end of a chain print the stack trace, which the line holds already
+                rest = written and written.replace(crash.trace, "").strip()
+                if rest:
+                    self._log.write_to_console(_record_of(rest, crash.thread))
+                self._log.write_to_console(_uncaught_record(crash))
+            else:
+                _print(self._text(crash, written))
+            if self._log is not None:
+                self._log.write_beside_console(_uncaught_record(crash))
         except Exception:  # noqa: BLE001 - an error in the hook would print the exception unredacted
-            text = f"{WITHHELD}\n"
-        if stderr is None:
-            return
+            _print(f"{WITHHELD}\n")
+
+    def _text(self, crash: _Crash, written: str) -> str:
+        """What is printed on a console for people."""
+        kind, error, _ = crash.info
+        # others print it in their own way: rich in a frame, logging under a message
+        parts = ("Traceback", kind.__name__, text_of(error)[:_TELLING])
+        if written and all(part in written for part in parts):
+            return self._redactor.text(written)
+        plain = f"{written}{crash.trace}"
+        clean = self._redactor.text(plain)
+        if clean != plain or written or not _is_coloured():
+            return clean
+        # only where there is no secret: codes of colours could stand in the middle of it
+        return f"{crash.heading}{''.join(traceback.format_exception(*crash.info, colorize=True))}"  # type: ignore[call-overload]
+
+
+def _print(text: str) -> None:
+    stderr = getattr(sys, "stderr", None)
+    if stderr is None:
+        return
+    try:
+        stderr.write(text)
+        stderr.flush()
+    except Exception:  # noqa: BLE001, S110 - stderr is closed: there is nowhere left to say so
+        pass
+
+
+def _is_coloured() -> bool:
+    """Whether Python itself would print a stack trace in colour."""
+    if sys.version_info >= (3, 13):
         try:
-            stderr.write(text)
-            stderr.flush()
-        except Exception:  # noqa: BLE001, S110 - stderr is closed: there is nowhere left to say so
-            pass
+            from _colorize import can_colorize
 
-    def _rendered(self, written: str, trace: str, info: ExcInfo, thread: str) -> str:
-        formatter = self._formatter_now()
-        if formatter is None:
-            # others print it in their own way: rich in a frame, logging under a message
-            trace = trace or "".join(traceback.format_exception(*info))
-            parts = ("Traceback", info[0].__name__, text_of(info[1])[:_TELLING])
-            has_trace = all(part in written for part in parts)
-            return self._redactor.text(written if has_trace else f"{written}{trace}")
-        # the hooks at the end of a chain print the trace, which the line already holds
-        rest = written.replace(trace, "").strip()
-        lines = [formatter.format(_record(rest, thread))] if rest else []
-        lines.append(formatter.format(_uncaught_record(info, thread)))
-        return "".join(f"{line}\n" for line in lines)
-
-
-class _Bytes(io.BytesIO):
-    def close(self) -> None:
-        """Stay open: the interpreter prints the exception raw where stderr is closed."""
-
-
-class _Stream(io.TextIOWrapper):
-    def close(self) -> None:
-        """Stay open, likewise."""
+            try:
+                return bool(can_colorize(file=sys.stderr))
+            except TypeError:  # the first releases of 3.13
+                return bool(can_colorize())
+        except Exception:  # noqa: BLE001 - the module is not public
+            return False
+    return False
 
 
 @contextmanager
-def _before_exit(write: Callable[[], None]) -> Iterator[None]:
-    """Write what has been captured if a hook ends the process at once, as some do after a crash."""
-    original = os._exit
+def _before_exit(tell: Callable[[], None]) -> Iterator[None]:
+    """Tell of the exception if a hook ends the process at once, as some do after a crash."""
+    original, thread = os._exit, threading.get_ident()
 
     def _exit(status: int) -> NoReturn:
-        write()
+        if threading.get_ident() == thread:
+            tell()
         original(status)
 
     os._exit = _exit
@@ -191,66 +234,26 @@ def _before_exit(write: Callable[[], None]) -> Iterator[None]:
             os._exit = original
 
 
-@contextmanager
-def _captured_stderr() -> Iterator[Callable[[], str]]:
-    """Swap stderr for a buffer, also under the handlers of `logging`; gives what takes the text out of it."""
-    buffer = _Bytes()
-    stream = _Stream(buffer, "utf-8", "backslashreplace", newline="", write_through=True)
-
-    def take() -> str:
-        text = buffer.getvalue().decode("utf-8", "replace")
-        buffer.seek(0)
-        buffer.truncate()
-        return text
-
-    before = getattr(sys, "stderr", None), sys.__stderr__
-    handlers = [(handler, handler.stream) for handler in _handlers_on(before)]
-    sys.stderr = sys.__stderr__ = stream  # type: ignore[misc]
+def _ignored_in(args: sys.UnraisableHookArgs) -> str:
+    """The first line of what Python prints of an exception that it cannot raise."""
+    message = args.err_msg or "Exception ignored in"
+    if args.object is None:
+        return f"{message}:\n"
     try:
-        for handler, _ in handlers:
-            handler.setStream(stream)
-        yield take
-    finally:
-        for handler, original in handlers:
-            if handler.stream is stream:
-                handler.setStream(original)
-        if sys.stderr is stream:
-            sys.stderr = before[0]
-        sys.__stderr__ = before[1]  # type: ignore[misc]
+        return f"{message}: {args.object!r}\n"
+    except Exception:  # noqa: BLE001 - foreign code
+        return f"{message}: <object repr() failed>\n"
 
 
-def _handlers_on(streams: tuple[Any, ...]) -> list[logging.StreamHandler[Any]]:
-    """The handlers that write to one of these streams, which they have kept since they were made."""
-    known = [logging.root, *logging.Logger.manager.loggerDict.copy().values()]
-    handlers = {handler for logger in known for handler in getattr(logger, "handlers", ())}
-    return [
-        handler
-        for handler in handlers
-        if isinstance(handler, logging.StreamHandler)
-        and handler.stream is not None
-        and any(handler.stream is stream for stream in streams)
-    ]
-
-
-def _call(hook: Callable[[], object]) -> None:
-    """Call a hook; what it raises is printed, and lost, as the exception matters more."""
-    try:
-        hook()
-    except Exception as error:  # noqa: BLE001 - Python would print it together with the exception, unredacted
-        sys.stderr.write(
-            f"Error in a hook for uncaught exceptions: {type_name(type(error))}: {text_of(error)}\n"
-        )
-
-
-def _record(message: str, thread: str) -> logging.LogRecord:
-    record = logging.LogRecord("stderr", logging.ERROR, "", 0, message, None, None, None)
+def _record_of(written: str, thread: str) -> logging.LogRecord:
+    record = logging.LogRecord("stderr", logging.ERROR, "", 0, written, None, None, None)
     # nobody knows where it was written
     record.__dict__.update(threadName=thread, filename=None, lineno=None, funcName=None)
     return record
 
 
-def _uncaught_record(info: ExcInfo, thread: str) -> logging.LogRecord:
-    kind, error, last = info
+def _uncaught_record(crash: _Crash) -> logging.LogRecord:
+    kind, _, last = crash.info
     while last is not None and last.tb_next is not None:
         last = last.tb_next
     code = None if last is None else last.tb_frame.f_code
@@ -259,10 +262,10 @@ def _uncaught_record(info: ExcInfo, thread: str) -> logging.LogRecord:
         logging.CRITICAL,
         "" if code is None else code.co_filename,
         0 if last is None else last.tb_lineno,
-        "Uncaught exception: %s: %s",
-        (type_name(kind), text_of(error)),
-        info,
+        "Uncaught %s",
+        (type_name(kind),),
+        crash.info,
         "" if code is None else code.co_name,
     )
-    record.threadName = thread
+    record.threadName = crash.thread
     return record

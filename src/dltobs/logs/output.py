@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from dltobs._warnings import logger
-from dltobs.logs.build import console_format, console_handler, json_formatter, loguru_handler
+from dltobs.logs.build import console_format, console_handler, loguru_handler
 
 if TYPE_CHECKING:
     import logging
@@ -50,18 +50,17 @@ class LogOutput:
         """In a worker process: the way to the loguru of the process that has started it."""
         self._log_format = ""
         self._on_own_logger: tuple[logging.Handler, ...] = ()
+        self._console: logging.Handler | None = None
+        self._beside_console: tuple[logging.Handler, ...] = ()
 
     def handlers_for(self, log_format: str) -> Sequence[logging.Handler]:
         """The handlers for dlt's logger under a log format of dlt's; our own logger gets those that show."""
         self._log_format = log_format
         self.release_own_logger()
-        made = (
-            console_handler(self._settings, self._redactor, self._warner, log_format),
-            self.log_file,
-            loguru_handler(self._settings, self._redactor, self._warner, self.outlet),
-            *self._more,
-        )
-        visible = tuple(handler for handler in made if handler is not None)
+        self._console = console_handler(self._settings, self._redactor, self._warner, log_format)
+        loguru = loguru_handler(self._settings, self._redactor, self._warner, self.outlet)
+        self._beside_console = tuple(one for one in (self.log_file, loguru) if one is not None)
+        visible = (*(() if self._console is None else (self._console,)), *self._beside_console, *self._more)
         self._on_own_logger = visible
         # a `dictConfig` of the application disables what it does not name, unless it is told not to
         logger.disabled = False
@@ -69,11 +68,20 @@ class LogOutput:
             logger.addHandler(handler)
         return visible if self.recent_lines is None else (*visible, self.recent_lines)
 
-    def exception_formatter(self) -> logging.Formatter | None:
-        """What renders an uncaught exception: as the console does; None is Python's own way."""
-        if console_format(self._settings, self._log_format) != "json":
-            return None
-        return json_formatter(self._settings, self._redactor)
+    @property
+    def console_is_json(self) -> bool:
+        """Whether each line on the console is a JSON object."""
+        return console_format(self._settings, self._log_format) == "json"
+
+    def write_to_console(self, record: logging.LogRecord) -> None:
+        """Write a record that belongs to no logger to the console, if there is one."""
+        if self._console is not None:
+            self._console.handle(record)
+
+    def write_beside_console(self, record: logging.LogRecord) -> None:
+        """Write a record that belongs to no logger to the log file and to loguru."""
+        for handler in self._beside_console:
+            handler.handle(record)
 
     def take_over(self, other: LogOutput) -> None:
         """Go on with what another one knows of the runs that are on."""
