@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, NoReturn
 
 from dltobs._describe import text_of, type_name
+from dltobs._ipython import ShellHook
 from dltobs._redaction.patterns import WITHHELD
 from dltobs._stderr import CapturedStderr
 
@@ -46,7 +47,7 @@ class _Crash:
 
 
 class ExceptHook:
-    """Stands before `sys.excepthook`, `threading.excepthook` and `sys.unraisablehook`.
+    """Stands before `sys.excepthook`, `threading.excepthook`, `sys.unraisablehook` and what IPython has.
 
     A hook of somebody else's that was there before is called as before; what it writes to stderr is
     captured and redacted. Where it has printed the stack trace itself, as the hooks of the interpreter do at
@@ -58,6 +59,7 @@ class ExceptHook:
     """
 
     def __init__(self, redactor: Redactor, log: LogOutput | None = None) -> None:
+        self._shell_hook = ShellHook(redactor)
         self.redirect(redactor, log)
         self._attached = False
         self._turn = threading.RLock()
@@ -66,6 +68,7 @@ class ExceptHook:
         """Use another redactor and log from now on; the arguments are those of the class."""
         self._redactor = redactor
         self._log = log
+        self._shell_hook.redirect(redactor)
 
     def attach(self) -> None:
         """Put the hooks in place."""
@@ -76,6 +79,7 @@ class ExceptHook:
         sys.excepthook, threading.excepthook = self._hook, self._thread_hook
         self._previous_unraisable, self._unraisable_hook = sys.unraisablehook, self._unraisable
         sys.unraisablehook = self._unraisable_hook
+        self._shell_hook.attach()
         self._attached = True
 
     def detach(self) -> None:
@@ -83,6 +87,7 @@ class ExceptHook:
         if not self._attached:
             return
         self._attached = False
+        self._shell_hook.detach()
         if sys.excepthook is self._hook:
             sys.excepthook = self._previous
         if threading.excepthook is self._thread_hook:
