@@ -64,7 +64,8 @@ def test_it_loads_the_months_that_were_asked_for(chess, tmp_path):
     assert rows(tmp_path, "select outcome, rows, attempt from games_data_dltobs.runs") == [("ok", 14, 1)]
     lines = [json.loads(line) for line in (tmp_path / "logs" / "chess.jsonl").read_text().splitlines()]
     assert re.search(
-        r"Run of chess_pipeline finished after .* s, attempt 1: 14 rows", "\n".join(line["message"] for line in lines)
+        r"Run of chess_pipeline finished after .* s, attempt 1: 14 rows",
+        "\n".join(line["message"] for line in lines),
     )
 
 

@@ -17,6 +17,7 @@ from dltobs._excepthook import ExceptHook
 from dltobs._settings.settings import Settings
 from dltobs._warnings import Warner
 from dltobs.logs.output import LogOutput
+from scripts import run_script
 from test_logs_attach import run
 from test_logs_json import Exploding
 
@@ -579,3 +580,63 @@ def test_of_a_group_every_exception_is_printed(console, capfd):
     for number in range(12):
         assert f"page {number} failed with ***" in text
     assert "KeyError: '***'" in text
+
+
+FAILS = """
+import dltobs
+dltobs.configure({settings})
+try:
+    pipeline().run(broken())
+except Exception as error:
+    caught = error
+{raises}
+"""
+
+
+def crashed(tmp_path, raises: str = "raise caught", settings: str = "", **variables: str):
+    """The lines of the log file of a script whose run has failed, and what was printed."""
+    done = run_script(
+        FAILS.format(raises=raises, settings=settings), tmp_path, DLTOBS__LOG_FILE="dlt.log", **variables
+    )
+    assert done.returncode == 1
+    return (tmp_path / "dlt.log").read_text().splitlines(), done.stderr
+
+
+@pytest.mark.parametrize("mode", [{}, JSON], ids=["text", "json"])
+def test_what_the_line_of_a_run_tells_is_pointed_to_in_one_short_line(mode, tmp_path):
+    lines, stderr = crashed(tmp_path, **mode)
+    told, pointer = [json.loads(line) for line in lines]
+    assert (told["level"], told["exception"]["message"]) == ("ERROR", "no such order")
+    assert pointer["level"] == "CRITICAL"
+    assert pointer["message"] == (
+        "Uncaught dlt.pipeline.exceptions.PipelineStepFailed, which ended the run of shop: see the line of that run"
+    )
+    assert "exception" not in pointer
+    for name in ("pipeline", "step", "transaction_id", "trace_id"):
+        assert pointer[name] == told[name]
+    if mode:
+        assert stderr.splitlines() == lines
+    else:
+        # a line for people has no stack trace
+        assert stderr.count("\nTraceback (most recent call last):") >= 1
+        assert stderr.rstrip().endswith("caused an exception: no such order")
+
+
+def test_an_exception_that_wraps_that_of_a_run_is_written_whole_with_the_ids_of_the_run(tmp_path):
+    told, crash = crashed(tmp_path, "raise RuntimeError('the nightly load failed') from caught")[0]
+    told, crash = json.loads(told), json.loads(crash)
+    assert crash["message"] == "Uncaught RuntimeError"
+    assert crash["exception"]["message"] == "the nightly load failed"
+    assert crash["transaction_id"] == told["transaction_id"]
+
+
+def test_a_line_that_the_level_hides_is_not_pointed_to(tmp_path):
+    (line,) = crashed(tmp_path, settings="log_level='CRITICAL'")[0]
+    assert json.loads(line)["exception"]["type"] == "dlt.pipeline.exceptions.PipelineStepFailed"
+
+
+def test_in_a_text_file_the_stack_trace_is_written_once(tmp_path):
+    lines, _ = crashed(tmp_path, settings="log_file_format='text'")
+    assert "Run of shop failed in extract" in lines[0]
+    assert "|Uncaught dlt.pipeline.exceptions.PipelineStepFailed [shop run " in lines[1]
+    assert sum(line.startswith("ValueError: no such order") for line in lines) == 1

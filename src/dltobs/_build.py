@@ -121,7 +121,7 @@ def build(settings: Settings, hook: LoggerHook) -> Setup:
             log_file.close()
         raise
     if settings.excepthook:
-        setup.excepthook = ExceptHook(redactor, setup.log)
+        setup.excepthook = ExceptHook(redactor, setup.log, dispatcher)
     if settings.handle_sigterm:
         setup.termination = _termination(setup)
     return setup

@@ -7,20 +7,25 @@ import os
 import sys
 import threading
 import traceback
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NoReturn
 
 from dltobs._describe import text_of, type_name
 from dltobs._ipython import ShellHook
 from dltobs._redaction.patterns import WITHHELD
+from dltobs._runs.open_run import run_ended_by
+from dltobs._runs.uncaught import ended_run_of, uncaught_error
 from dltobs._stderr import CapturedStderr
+from dltobs.logs.records import CORRELATION_ATTRIBUTE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from types import TracebackType
 
+    from dltobs._dispatch import Dispatcher
     from dltobs._redaction.redactor import Redactor
+    from dltobs._runs.open_run import EndedRun
     from dltobs.logs.output import LogOutput
 
     ExcInfo = tuple[type[BaseException], BaseException, TracebackType | None]
@@ -34,11 +39,15 @@ _TELLING = 30
 
 @dataclass(frozen=True)
 class _Crash:
-    """An uncaught exception: its thread, and the line that Python prints above the stack trace."""
+    """An uncaught exception: its thread, and the line that Python prints above the stack trace.
+
+    `is_ignored`: it ends nothing, as Python goes on.
+    """
 
     info: ExcInfo
     thread: str
     heading: str = ""
+    is_ignored: bool = False
 
     @property
     def trace(self) -> str:
@@ -56,16 +65,20 @@ class ExceptHook:
     Args:
         redactor: Takes the secrets out.
         log: Says whether the console is JSON, and writes the line of the exception; None: there is no log.
+        dispatcher: Gets what has come out of dlt outside of any run; None: nobody is told.
     """
 
-    def __init__(self, redactor: Redactor, log: LogOutput | None = None) -> None:
+    def __init__(
+        self, redactor: Redactor, log: LogOutput | None = None, dispatcher: Dispatcher | None = None
+    ) -> None:
         self._shell_hook = ShellHook(redactor)
-        self.redirect(redactor, log)
+        self.redirect(redactor, log, dispatcher)
         self._attached = False
         self._turn = threading.RLock()
 
-    def redirect(self, redactor: Redactor, log: LogOutput | None) -> None:
-        """Use another redactor and log from now on; the arguments are those of the class."""
+    def redirect(self, redactor: Redactor, log: LogOutput | None, dispatcher: Dispatcher | None) -> None:
+        """Use other parts from now on; the arguments are those of the class."""
+        self._dispatcher = dispatcher
         self._redactor = redactor
         self._log = log
         self._shell_hook.redirect(redactor)
@@ -124,7 +137,7 @@ class ExceptHook:
             self._previous_unraisable(args)
             return
         info = (args.exc_type, args.exc_value, args.exc_traceback)
-        crash = _Crash(info, threading.current_thread().name, _ignored_in(args))
+        crash = _Crash(info, threading.current_thread().name, _ignored_in(args), is_ignored=True)
         if self._previous_unraisable is sys.__unraisablehook__:
             self._tell(crash)
         else:
@@ -165,20 +178,27 @@ class ExceptHook:
             self._turn.release()
 
     def _tell(self, crash: _Crash, written: str = "") -> None:
-        """Print and log an exception, and what a hook has written of it."""
+        """Print and log an exception, with what a hook has written; tell the sinks if no run has."""
+        error = crash.info[1]
+        run = None
         try:
-            if self._log is not None and self._log.console_is_json:
-                # the hooks at the end of a chain print the stack trace, which the line holds already
-                rest = written and written.replace(crash.trace, "").strip()
-                if rest:
-                    self._log.write_to_console(_record_of(rest, crash.thread))
-                self._log.write_to_console(_uncaught_record(crash))
-            else:
+            run = ended_run_of(error)
+            if self._log is None or not self._log.console_is_json:
                 _print(self._text(crash, written))
+            # the hooks at the end of a chain print the stack trace, which the line holds already
+            elif written and (rest := written.replace(crash.trace, "").strip()):
+                self._log.write_to_console(_record_of(rest, crash.thread))
             if self._log is not None:
-                self._log.write_beside_console(_uncaught_record(crash))
+                # a line of a run tells the very exception that ended it, and nothing of one that wraps that
+                told_by = run_ended_by(error)
+                pointer = None if told_by is None or not told_by.is_error else _pointer(crash, told_by)
+                self._log.write_uncaught(_record(crash, run), pointer)
         except Exception:  # noqa: BLE001 - an error in the hook would print the exception unredacted
             _print(f"{WITHHELD}\n")
+        with suppress(Exception):  # exceptions and pipelines are foreign code; sinks have been warned of
+            event = None if run is not None or crash.is_ignored else uncaught_error(error)
+            if event is not None and self._dispatcher is not None:
+                self._dispatcher.emit(event)
 
     def _text(self, crash: _Crash, written: str) -> str:
         """What is printed on a console for people."""
@@ -257,20 +277,31 @@ def _record_of(written: str, thread: str) -> logging.LogRecord:
     return record
 
 
-def _uncaught_record(crash: _Crash) -> logging.LogRecord:
-    kind, _, last = crash.info
+def _record(crash: _Crash, run: EndedRun | None) -> logging.LogRecord:
+    """The line of an uncaught exception, with its stack trace and the ids of the run that it has ended."""
+    return _made(crash, run, "Uncaught %s", (type_name(crash.info[0]),), crash.info)
+
+
+def _pointer(crash: _Crash, run: EndedRun) -> logging.LogRecord:
+    """The line in the place of that one, where the line of the run has the exception."""
+    names = (type_name(crash.info[0]), run.ids.pipeline)
+    return _made(crash, run, "Uncaught %s, which ended the run of %s: see the line of that run", names, None)
+
+
+def _made(
+    crash: _Crash, run: EndedRun | None, message: str, names: tuple[object, ...], info: ExcInfo | None
+) -> logging.LogRecord:
+    last = crash.info[2]
     while last is not None and last.tb_next is not None:
         last = last.tb_next
     code = None if last is None else last.tb_frame.f_code
+    path, line = ("", 0) if last is None or code is None else (code.co_filename, last.tb_lineno)
+    function = "" if code is None else code.co_name
     record = logging.LogRecord(
-        "dltobs.excepthook",
-        logging.CRITICAL,
-        "" if code is None else code.co_filename,
-        0 if last is None else last.tb_lineno,
-        "Uncaught %s",
-        (type_name(kind),),
-        crash.info,
-        "" if code is None else code.co_name,
+        "dltobs.excepthook", logging.CRITICAL, path, line, message, names, info, function
     )
     record.threadName = crash.thread
+    if run is not None:
+        ids = {name: value for name, value in run.ids._asdict().items() if value is not None}
+        record.__dict__.update(ids, **{CORRELATION_ATTRIBUTE: tuple(run.ids)})
     return record

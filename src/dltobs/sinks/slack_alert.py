@@ -18,7 +18,7 @@ from dltobs._events import RunFinished
 from dltobs._runs.schema_changes import told
 
 if TYPE_CHECKING:
-    from dltobs._events import FailedJob, Failure, Run, RunLost, StepFinished
+    from dltobs._events import FailedJob, Failure, Run, RunLost, StepFinished, UncaughtError
 
 _SHOWN = 5
 """Failed jobs and packages that are named; the rest is counted."""
@@ -104,6 +104,24 @@ def lost_alert(event: RunLost) -> Alert:
     return Alert(
         title=f"🔴 {event.run.pipeline}: lost, its process died{where} without a word",
         facts=tuple((label, value) for label, value in facts if value),
+    )
+
+
+def uncaught_alert(event: UncaughtError) -> Alert:
+    """What is told of an uncaught exception outside of any run."""
+    failure = event.failure
+    where = _where(failure)
+    facts = (
+        ("Where", where),
+        ("Script", event.script if event.pipeline and event.script not in where else ""),
+        ("Destination", _destination(event)),
+        ("Worth a retry", _WORTH[failure.kind]),
+    )
+    kind = failure.error_type.rpartition(".")[2]
+    return Alert(
+        title=f"🔴 {event.name}: {kind} outside of a run",
+        facts=tuple((label, value) for label, value in facts if value),
+        cause=(failure.error_type, _message(failure)),
     )
 
 
@@ -245,7 +263,7 @@ def _jobs(event: RunFinished) -> str:
     return ", ".join(f"{count:,} {state}" for state, count in sorted(Counter(states.values()).items()))
 
 
-def _destination(run: Run) -> str:
+def _destination(run: Run | UncaughtError) -> str:
     return " / ".join(part for part in (run.destination_name, run.dataset) if part)
 
 
