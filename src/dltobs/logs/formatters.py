@@ -11,6 +11,7 @@ from pythonjsonlogger.orjson import OrjsonFormatter
 
 from dltobs import _state
 from dltobs._context.surroundings import labels_of
+from dltobs._cut import MESSAGE, TEXT
 from dltobs._describe import text_of, type_name
 from dltobs._redaction.patterns import WITHHELD
 from dltobs._state import current_redactor
@@ -23,6 +24,7 @@ from dltobs.logs.records import (
     extra_of,
     message_of,
     stacktrace_of,
+    without_large_values,
 )
 
 if TYPE_CHECKING:
@@ -149,14 +151,19 @@ class JsonFormatter(OrjsonFormatter):
         # most records have no extra, and their number of attributes tells
         if len(attributes) != ids.attributes:
             members = self._members_of(extra_of(record))
-        if (self._redactor or current_redactor()).finds(f"{message}\n{texts}{members}"):
+        text = f"{message}\n{texts}{members}"
+        if len(text) > TEXT or (self._redactor or current_redactor()).finds(text):
             return None
         start = self._timestamp(record.created)
         return f"{start}{before}{dumps(message)}{self._fixed}{ids.members}{after}{members}}}"
 
     def _line(self, record: logging.LogRecord) -> str:
         """The line of any record, its values redacted one by one."""
-        redact = (self._redactor or current_redactor()).redact
+        redactor = self._redactor or current_redactor()
+
+        def redact(value: Any) -> Any:
+            return redactor.redact(value, TEXT)
+
         message: object = message_of(record)
         extra = extra_of(record)
         if isinstance(record.msg, dict):
@@ -164,17 +171,20 @@ class JsonFormatter(OrjsonFormatter):
             message = text_of(given.pop("message", ""))
             extra = {**given, **extra}
         more: dict[str, Any] = {}
-        stacktrace = stacktrace_of(record)
+        stacktrace = stacktrace_of(record, redactor)
         if stacktrace:
             more["exception"] = {"stacktrace": redact(stacktrace)}
         info = exc_info_of(record)
         if info is not None:
-            described = {"type": redact(type_name(info[0])), "message": redact(text_of(info[1]))}
+            described = {
+                "type": redact(type_name(info[0])),
+                "message": redactor.text(text_of(info[1]), MESSAGE),
+            }
             more["exception"] = {**described, **more["exception"]}
         if record.stack_info:
             more["stack"] = redact(record.stack_info)
         # once they have met the encoder, there are no objects left that could hide a secret
-        more.update(redact(json.loads(dumps({**self._fixed_extra, **_renamed(extra)}))))
+        more.update(redact(json.loads(dumps({**self._fixed_extra, **without_large_values(_renamed(extra))}))))
         origin = _origin(record, *redact([record.threadName, record.filename, record.funcName]))
         return self._rendered(record, origin, redact(message), more)
 
