@@ -71,6 +71,7 @@ def test_the_console_setting_decides_over_text_and_json(tmp_path):
 
 THREAD = """
 import threading
+import time
 def work():
     raise ValueError(f"refused {SECRET}")
 thread = threading.Thread(target=work, name="worker-7")
@@ -102,6 +103,7 @@ def test_many_threads_that_crash_at_once_all_appear_and_stderr_survives(tmp_path
         CONFIGURE
         + """
 import threading
+import time
 barrier = threading.Barrier(20)
 def work(number):
     barrier.wait()
@@ -640,3 +642,13 @@ def test_in_a_text_file_the_stack_trace_is_written_once(tmp_path):
     assert "Run of shop failed in extract" in lines[0]
     assert "|Uncaught dlt.pipeline.exceptions.PipelineStepFailed [shop run " in lines[1]
     assert sum(line.startswith("ValueError: no such order") for line in lines) == 1
+
+
+def test_a_message_of_megabytes_is_cut_and_stands_there_once(tmp_path, capfd):
+    dltobs.configure(console="json", log_file=str(tmp_path / "dlt.jsonl"), redact_patterns=["pl4nted"])
+    text = "pl4nted " + "row " * 1_000_000 + "the end"
+    sys.excepthook(ValueError, ValueError(text), None)
+    (line,) = [json.loads(line) for line in capfd.readouterr().err.splitlines()]
+    assert line["exception"]["message"].startswith("*** row row")
+    assert line["exception"]["message"].endswith("the end")
+    assert len(json.dumps(line)) < 40_000

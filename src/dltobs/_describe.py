@@ -10,10 +10,11 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dltobs._cut import MESSAGE
 from dltobs._events import ExceptionInfo, Frame
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterable, Iterator
     from types import FrameType
 
 _MAX_CHAIN = 20
@@ -167,14 +168,34 @@ def describe_stack(top: FrameType | None) -> tuple[tuple[Frame, ...], str]:
     return frames, "".join(summary.format())
 
 
-def stacktrace(error: BaseException, until: BaseException | None = None) -> str:
-    """The whole chain as Python prints it, without locals, and without what `until` brings (`chain_of`)."""
+def stacktrace(
+    error: BaseException, until: BaseException | None = None, *, redact: Callable[[str, int], str]
+) -> str:
+    """Return the whole chain as Python prints it, without locals, and with long messages cut.
+
+    Args:
+        error: The outermost exception.
+        until: As for `chain_of`: what it brings is left out.
+        redact: Takes the secrets out of a text that is to be cut, and cuts it to a number of characters.
+    """
     try:
         told = traceback.TracebackException.from_exception(error, capture_locals=False)
         _leave_out(until, told, error)
-        return "".join(told.format())
+        return printed(told.format(), redact)
     except Exception:  # noqa: BLE001 - foreign code: Python reads attributes of the exceptions
-        return "\n".join(_plain_trace(one) for one in reversed(list(chain_of(error, until))))
+        return printed(
+            (f"{_plain_trace(one)}\n" for one in reversed(list(chain_of(error, until)))), redact
+        ).removesuffix("\n")
+
+
+def printed(parts: Iterable[str], redact: Callable[[str, int], str]) -> str:
+    """Return the parts of a stack trace in one text. A long part, which is a message, is redacted and cut.
+
+    Args:
+        parts: What `traceback` gives: the frames, the message of each exception.
+        redact: As for `stacktrace`.
+    """
+    return "".join(part if len(part) <= MESSAGE else f"{redact(part, MESSAGE).rstrip()}\n" for part in parts)
 
 
 def _leave_out(until: BaseException | None, told: traceback.TracebackException, error: BaseException) -> None:
@@ -194,14 +215,6 @@ def _plain_trace(error: BaseException) -> str:
     """One exception as Python prints it, if nothing can be read of it but its text."""
     frames = "".join(traceback.format_tb(error.__traceback__))
     return f"Traceback (most recent call last):\n{frames}{type_name(type(error))}: {text_of(error)}\n"
-
-
-def shortened(text: str, length: int) -> str:
-    """The beginning and the end of a long text, which is without secrets: a cut could hide half of one."""
-    if len(text) <= length:
-        return text
-    half = length // 2
-    return f"{text[:half]}\n… {len(text) - 2 * half} characters left out …\n{text[-half:]}"
 
 
 def without_frames(message: str) -> str:

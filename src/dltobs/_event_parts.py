@@ -2,12 +2,15 @@
 
 All are frozen values that hold no live object of dlt's. A field that is marked with `KEEP` is an identity or
 a word of ours; the redactor leaves it as it is, so that a secret `duckdb` does not rename a destination.
+When an event is redacted, its texts are cut to `MESSAGE` of `dltobs._cut`, the stack trace to `TEXT`.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, TypeAlias
+
+from dltobs._cut import TEXT
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -97,7 +100,7 @@ class Failure:
     message: str
     terminal: bool
     chain: tuple[ExceptionInfo, ...]
-    stacktrace: str
+    stacktrace: str = field(metadata={"limit": TEXT})
     resource: str | None = None
     table: str | None = None
     job: FailedJob | None = None

@@ -11,7 +11,8 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NoReturn
 
-from dltobs._describe import text_of, type_name
+from dltobs._cut import TEXT
+from dltobs._describe import printed, text_of, type_name
 from dltobs._ipython import ShellHook
 from dltobs._redaction.patterns import WITHHELD
 from dltobs._runs.open_run import run_ended_by
@@ -52,7 +53,12 @@ class _Crash:
     @property
     def trace(self) -> str:
         """What Python prints."""
-        return f"{self.heading}{''.join(traceback.format_exception(*self.info))}"
+        return "".join(self.parts)
+
+    @property
+    def parts(self) -> list[str]:
+        """The same in parts; a message is one of them."""
+        return [self.heading, *traceback.format_exception(*self.info)]
 
 
 class ExceptHook:
@@ -196,20 +202,22 @@ class ExceptHook:
         except Exception:  # noqa: BLE001 - an error in the hook would print the exception unredacted
             _print(f"{WITHHELD}\n")
         with suppress(Exception):  # exceptions and pipelines are foreign code; sinks have been warned of
-            event = None if run is not None or crash.is_ignored else uncaught_error(error)
-            if event is not None and self._dispatcher is not None:
-                self._dispatcher.emit(event)
+            if run is None and not crash.is_ignored and self._dispatcher is not None:
+                event = uncaught_error(error, self._redactor.text)
+                if event is not None:
+                    self._dispatcher.emit(event)
 
     def _text(self, crash: _Crash, written: str) -> str:
         """What is printed on a console for people."""
         kind, error, _ = crash.info
         # others print it in their own way: rich in a frame, logging under a message
-        parts = ("Traceback", kind.__name__, text_of(error)[:_TELLING])
-        if written and all(part in written for part in parts):
-            return self._redactor.text(written)
-        plain = f"{written}{crash.trace}"
-        clean = self._redactor.text(plain)
-        if clean != plain or written or not _is_coloured():
+        telling = ("Traceback", kind.__name__, text_of(error)[:_TELLING])
+        if written and all(part in written for part in telling):
+            return self._redactor.text(written, TEXT)
+        parts = crash.parts
+        trace = printed(parts, self._redactor.text)
+        clean = f"{self._redactor.text(written, TEXT)}{self._redactor.text(trace)}"
+        if clean != "".join(parts) or not _is_coloured():
             return clean
         # only where there is no secret: codes of colours could stand in the middle of it
         return f"{crash.heading}{''.join(traceback.format_exception(*crash.info, colorize=True))}"  # type: ignore[call-overload]

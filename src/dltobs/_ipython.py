@@ -7,6 +7,7 @@ import re
 import sys
 from typing import TYPE_CHECKING, Any
 
+from dltobs._cut import TEXT
 from dltobs._describe import text_of
 from dltobs._redaction.patterns import WITHHELD
 from dltobs._stderr import CapturedStderr
@@ -110,7 +111,7 @@ class ShellHook:
 
     def _text(self, text: str) -> str:
         try:
-            clean = self._redactor.text(text)
+            clean = self._redactor.text(text, TEXT)
             plain = _ESCAPE.sub("", clean)
             # a colour may begin in the middle of a secret
             return clean if plain == clean else self._text_in_colour(clean, plain)

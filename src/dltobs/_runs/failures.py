@@ -22,15 +22,16 @@ class Attempt(Protocol):
     def __call__(self, default: T, part: Callable[[], T], /) -> T: ...
 
 
-def failure_of(
+def failure_of(  # noqa: PLR0913 - the last three say how to read
     step: str,
     error: BaseException,
     exception_traces: Any = None,
     *,
     until: BaseException | None,
     attempt: Attempt,
+    redact: Callable[[str, int], str],
 ) -> Failure:
-    """A failure described.
+    """Describe a failure.
 
     Args:
         step: The step that reports it; the exception may know better (`sync` inside `run`).
@@ -38,6 +39,7 @@ def failure_of(
         exception_traces: dlt's own traces of it, for the name of the resource.
         until: The exception that was being handled when the run was called, which is none of its own.
         attempt: Reads each part: exceptions are foreign code, and one part missing leaves the others.
+        redact: Takes the secrets out of a message in the stack trace that is to be cut, and cuts it.
     """
     from dlt.pipeline.exceptions import PipelineStepFailed
 
@@ -54,7 +56,7 @@ def failure_of(
         message=text_of(causes[-1]),
         terminal=kind == "terminal",
         chain=tuple(_described(one, attempt) for one in chain_of(error, until)),
-        stacktrace=attempt("", lambda: stacktrace(error, until)),
+        stacktrace=attempt("", lambda: stacktrace(error, until, redact=redact)),
         resource=resource,
         table=table,
         job=job,

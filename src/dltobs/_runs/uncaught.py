@@ -27,15 +27,19 @@ def ended_run_of(error: BaseException) -> EndedRun | None:
     return next((run for one in chain_of(error) if (run := run_ended_by(one)) is not None), None)
 
 
-def uncaught_error(error: BaseException) -> UncaughtError | None:
+def uncaught_error(error: BaseException, redact: Callable[[str, int], str]) -> UncaughtError | None:
     """Return the event for an uncaught exception.
 
     None where it has nothing to do with dlt: neither dlt's own, nor raised by code that dlt has called. None
-    as well for what no code has raised on purpose (`KeyboardInterrupt`).
+    as well for what ends a process from outside (`KeyboardInterrupt`).
+
+    Args:
+        error: The exception.
+        redact: Takes the secrets out of a text that is to be cut, and cuts it to a number of characters.
     """
     if not isinstance(error, Exception):
         return None
-    failure = failure_of("", error, until=None, attempt=_attempt)
+    failure = failure_of("", error, until=None, attempt=_attempt, redact=redact)
     calls_dlt = any(frame.module.split(".")[0] == "dlt" for info in failure.chain for frame in info.frames)
     if not calls_dlt and not any(is_of_dlt(one) for one in chain_of(error)):
         return None

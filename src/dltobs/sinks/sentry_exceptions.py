@@ -7,7 +7,8 @@ import linecache
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from dltobs._describe import GROUP_TYPES, shortened
+from dltobs._cut import MESSAGE, TEXT
+from dltobs._describe import GROUP_TYPES
 from dltobs._events import ExceptionInfo
 from dltobs.sinks.source_lines import SourceLines
 
@@ -19,12 +20,7 @@ if TYPE_CHECKING:
 
 _CONTEXT_LINES = 5
 """Before and after, as Sentry's own SDK has it."""
-
-
 _LINE_LENGTH = 500
-
-MESSAGE_LENGTH = 8000
-"""Characters; an event of more than 1 MB is refused as a whole."""
 
 
 def exceptions_of(failure: Failure, redactor: Redactor) -> list[dict[str, Any]]:
@@ -74,7 +70,7 @@ def _exception(info: ExceptionInfo, number: int, redactor: Redactor, source: Sou
     described: dict[str, Any] = {
         "type": name,
         "module": module or None,
-        "value": shortened(info.message, MESSAGE_LENGTH),
+        "value": info.message,
         "mechanism": mechanism,
     }
     if info.frames:
@@ -106,11 +102,11 @@ def _source_context(frame: Frame, redactor: Redactor, source: SourceLines) -> di
     lines, number = source.of(frame.path), frame.line - 1
     if not 0 <= number < len(lines):
         return {}
-    if redactor.text(linecache.getline(frame.path, frame.line).strip()) != frame.source:
+    if redactor.text(linecache.getline(frame.path, frame.line).strip(), MESSAGE) != frame.source:
         return {}
     first = max(number - _CONTEXT_LINES, 0)
     block = lines[first : number + 1 + _CONTEXT_LINES]
-    clean = [line[:_LINE_LENGTH] for line in redactor.text("\n".join(block)).split("\n")]
+    clean = [line[:_LINE_LENGTH] for line in redactor.text("\n".join(block), TEXT).split("\n")]
     if len(clean) != len(block):
         return {}  # what was taken out reached over a line's end
     position = number - first

@@ -13,7 +13,8 @@ from pathlib import PurePath
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
-from dltobs._describe import GROUP_TYPES, shortened, without_frames
+from dltobs._cut import cut
+from dltobs._describe import GROUP_TYPES, without_frames
 from dltobs._events import RunFinished
 from dltobs._runs.schema_changes import told
 
@@ -226,10 +227,7 @@ def _message(failure: Failure) -> str:
     raised = next((info for info in failure.chain if not info.type.startswith("dlt.")), None)
     if raised is None or (raised.type, raised.message) == (failure.error_type, failure.message):
         return failure.message
-    return (
-        f"{shortened(failure.message, _LONGEST)}\n"
-        f"raised as {raised.type}: {shortened(raised.message, _LONGEST)}"
-    )
+    return f"{cut(failure.message, _LONGEST)}\nraised as {raised.type}: {cut(raised.message, _LONGEST)}"
 
 
 def _reason(job: FailedJob, failure: Failure | None) -> str:
