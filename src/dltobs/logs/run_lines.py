@@ -101,7 +101,7 @@ def _log_end(event: RunFinished) -> None:
 
 def _in_short(failure: Failure) -> str:
     """What a run was ended by, in one line; a `KeyboardInterrupt` has no text."""
-    line = next(iter(failure.message.strip().splitlines()), failure.error_type)
+    line = next(iter(failure.summary.strip().splitlines()), failure.error_type)
     return line if len(line) <= _MAX_CAUSE else f"{line[:_MAX_CAUSE]}…"
 
 

@@ -208,8 +208,8 @@ def _message(failure: Failure) -> str:
     """The message of the root cause, and what the user's code raised because of it, if it did."""
     raised = next((info for info in failure.chain if not info.type.startswith("dlt.")), None)
     if raised is None or (raised.type, raised.message) == (failure.error_type, failure.message):
-        return failure.message
-    return f"{cut(failure.message, _LONGEST)}\nraised as {raised.type}: {cut(raised.message, _LONGEST)}"
+        return failure.summary
+    return f"{cut(failure.summary, _LONGEST)}\nraised as {raised.type}: {cut(raised.message, _LONGEST)}"
 
 
 def _reason(job: FailedJob, failure: Failure | None) -> str:
