@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import builtins
 import json
 import sys
 import threading
@@ -117,9 +118,17 @@ def test_what_a_run_has_told_is_not_told_again(sink, pipeline):
         except Exception as error:
             raise RuntimeError("the nightly load failed") from error
 
+    def in_a_group():
+        try:
+            pipeline().run(broken())
+        except Exception as error:
+            group = getattr(builtins, "ExceptionGroup", None)
+            raise ValueError("tasks") if group is None else group("tasks", [KeyError("x"), error]) from None
+
     crash(lambda: pipeline().run(broken()))
     crash(wrapped)
-    assert [run.outcome for run in sink.runs] == ["failed", "failed"]
+    crash(in_a_group)
+    assert [run.outcome for run in sink.runs] == ["failed", "failed", "failed"]
     assert sink.of(dltobs.UncaughtError) == []
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import builtins
 import os
 import sysconfig
 import traceback
@@ -21,10 +20,12 @@ _MAX_CHAIN = 20
 _MAX_FRAMES = 100
 _REMOTE_TRACEBACKS = {"concurrent.futures.process._RemoteTraceback", "multiprocessing.pool.RemoteTraceback"}
 """Stand as the cause of an exception that comes from another process: its traceback, as text."""
-_GROUP: Any = getattr(builtins, "BaseExceptionGroup", ())
-"""No class has it as its base with Python 3.10, which has no groups."""
-GROUP_TYPES = frozenset({"BaseExceptionGroup", "ExceptionGroup"})
-"""The types of groups that say no more than that something went wrong in them."""
+_GROUP_NAME = "BaseExceptionGroup"
+GROUP_TYPES = frozenset(
+    {_GROUP_NAME, "ExceptionGroup", f"exceptiongroup.{_GROUP_NAME}", "exceptiongroup.ExceptionGroup"}
+)
+"""The types of groups that say no more than that something went wrong in them, those of the backport too."""
+_MAX_LEAVES = 10_000
 
 
 def read(value: object, name: str) -> Any:
@@ -108,12 +109,30 @@ def root_cause(error: BaseException, until: BaseException | None = None) -> Base
     return root
 
 
+def members_of(error: BaseException) -> tuple[BaseException, ...]:
+    """Return the exceptions in a group; none if it is no group. Python 3.10 has groups as a backport only."""
+    if all(kind.__name__ != _GROUP_NAME for kind in type(error).__mro__):
+        return ()
+    members = read(error, "exceptions")
+    if not isinstance(members, tuple):
+        return ()
+    return tuple(one for one in members if isinstance(one, BaseException))
+
+
+def count_of_leaves(error: BaseException) -> int:
+    """Return how many exceptions are in a group and in the groups in it; 1 if it is no group."""
+    count, left = 0, [error]
+    while left and count < _MAX_LEAVES:
+        members = members_of(left.pop())
+        left += members
+        count += not members
+    return count
+
+
 def _named_cause(error: BaseException) -> BaseException | None:
     """The first exception of a group; else what the one who raised it named the cause."""
-    if issubclass(type(error), _GROUP):
-        members = read(error, "exceptions")
-        if isinstance(members, tuple) and members and isinstance(members[0], BaseException):
-            return members[0]
+    if members := members_of(error):
+        return members[0]
     cause = read(error, "__cause__")
     return cause if isinstance(cause, BaseException) else None
 

@@ -8,7 +8,7 @@ from datetime import datetime, timezone
 from pathlib import PurePath
 from typing import TYPE_CHECKING, TypeVar
 
-from dltobs._describe import chain_of, is_of_dlt
+from dltobs._describe import chain_of, is_of_dlt, members_of
 from dltobs._events import UncaughtError
 from dltobs._runs.failures import failure_of
 from dltobs._runs.open_run import run_ended_by
@@ -24,7 +24,17 @@ T = TypeVar("T")
 
 def ended_run_of(error: BaseException) -> EndedRun | None:
     """Return the run that an exception has ended, or one that it comes from; None where there is none."""
-    return next((run for one in chain_of(error) if (run := run_ended_by(one)) is not None), None)
+    left, seen = [error], set[int]()
+    while left:
+        for one in chain_of(left.pop()):
+            if id(one) in seen:
+                break
+            seen.add(id(one))
+            run = run_ended_by(one)
+            if run is not None:
+                return run
+            left += members_of(one)
+    return None
 
 
 def uncaught_error(error: BaseException, redact: Callable[[str, int], str]) -> UncaughtError | None:

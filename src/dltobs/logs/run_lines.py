@@ -167,7 +167,7 @@ def _place_of(failure: Failure) -> str:
 
 def _cause_of(failure: Failure) -> str:
     """Return type and message of the root cause in one line; of a signal its name."""
-    message = _one_line(failure.message)
+    message = _one_line(failure.summary)
     if failure.error_type == "Signal":
         return message
     return f"{failure.error_type}: {message}" if message else failure.error_type

@@ -91,7 +91,7 @@ def _error(event: RunFinished) -> tuple[str | None, str | None]:
     """Type and message of what went wrong: of failed jobs, those of the first."""
     failure = event.failure
     if failure is not None:
-        return failure.error_type, cut(failure.message, _MAX_TEXT)
+        return failure.error_type, cut(failure.summary, _MAX_TEXT)
     if not event.failed_jobs:
         return None, None
     failed = event.failed_jobs[0]
@@ -137,7 +137,7 @@ def _step(key: str, step: StepFinished) -> dict[str, Any]:
         "rows": total(job.rows for job in loaded) if step.load_jobs else step.rows,
         "bytes": total(job.bytes for job in loaded) if step.load_jobs else step.bytes,
         "error_type": None if failure is None else failure.error_type,
-        "error_message": None if failure is None else cut(failure.message, _MAX_TEXT),
+        "error_message": None if failure is None else cut(failure.summary, _MAX_TEXT),
         "span_id": step.span_id,
     }
 

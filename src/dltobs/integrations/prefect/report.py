@@ -63,7 +63,7 @@ def _failure(event: RunFinished) -> str:
     place = failure.resource or failure.table
     where = f"{failure.step}, {place}" if place else failure.step
     # indented, it is code: nothing in it is markup
-    lines = cut(failure.message, _MESSAGE_LENGTH).splitlines() or [""]
+    lines = cut(failure.summary, _MESSAGE_LENGTH).splitlines() or [""]
     quoted = "\n".join(f"    {line}" for line in lines)
     return f"## Failed in {_text(where)}\n\n{_text(failure.error_type)}\n\n{quoted}"
 
