@@ -652,3 +652,16 @@ def test_a_message_of_megabytes_is_cut_and_stands_there_once(tmp_path, capfd):
     assert line["exception"]["message"].startswith("*** row row")
     assert line["exception"]["message"].endswith("the end")
     assert len(json.dumps(line)) < 40_000
+
+
+def test_a_hook_that_raises_without_a_stderr_does_not_bring_the_secret_to_light(tmp_path):
+    """What our hook raises Python would print, together with the exception, to where stderr was."""
+    script = """
+    def hook(kind, error, trace):
+        sys.stderr = None
+        raise RuntimeError(error)
+    sys.excepthook = hook
+    dltobs.configure(); learn()
+    raise ValueError(SECRET)
+    """
+    assert "RuntimeError" not in uncaught(script, tmp_path).stderr

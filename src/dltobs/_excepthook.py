@@ -176,7 +176,8 @@ class ExceptHook:
                         hook()
                     except Exception as error:  # noqa: BLE001 - Python would print it unredacted
                         kind, text = type_name(type(error)), text_of(error)
-                        sys.stderr.write(f"Error in a hook for uncaught exceptions: {kind}: {text}\n")
+                        with suppress(Exception):  # there may be no stderr
+                            sys.stderr.write(f"Error in a hook for uncaught exceptions: {kind}: {text}\n")
             finally:
                 # also where a hook ends the process by SystemExit
                 tell()
