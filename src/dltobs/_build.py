@@ -77,7 +77,7 @@ def build(settings: Settings, hook: LoggerHook) -> Setup:
             folder = None if spool is None else spool.folder / "ledger"
             sinks.append(LedgerSink(settings, warner, deliveries["ledger"], folder))
         recent = recent_lines(settings, warner)
-        log_sink = LogSink()
+        log_sink = LogSink(hook)
         # it comes first: the span of the load is the current one until the span sink has ended it
         dispatcher = Dispatcher([log_sink, *sinks], redactor, warner)
         # last: a failure of something else must not leave an empty file behind
@@ -121,7 +121,7 @@ def build(settings: Settings, hook: LoggerHook) -> Setup:
             log_file.close()
         raise
     if settings.excepthook:
-        setup.excepthook = ExceptHook(redactor, setup.log.exception_formatter)
+        setup.excepthook = ExceptHook(redactor, setup.log, dispatcher)
     if settings.handle_sigterm:
         setup.termination = _termination(setup)
     return setup

@@ -236,6 +236,17 @@ def _plain_trace(error: BaseException) -> str:
     return f"Traceback (most recent call last):\n{frames}{type_name(type(error))}: {text_of(error)}\n"
 
 
+def without_frames(message: str) -> str:
+    """Return the exception at the end of a stack trace, which dlt keeps as the message of a failed job."""
+    _, is_trace, rest = message.rpartition("\n  File ")
+    if not is_trace:
+        return message
+    lines = rest.split("\n")[1:]
+    while lines and lines[0].startswith("  "):
+        del lines[0]
+    return "\n".join(lines).strip() or message
+
+
 @cache
 def _is_in_app(path: str) -> bool:
     """Whether a file is the user's: not the standard library, not an installed package."""

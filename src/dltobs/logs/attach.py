@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import sys
 import threading
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -19,12 +20,17 @@ from dltobs.logs.text import TEXT_FORMAT
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
+    from typing import Any
 
     from dltobs._warnings import Warner
 
     CreateLogger = Callable[[str, str, str, str, Mapping[str, str]], logging.Logger]
     Call = tuple[str, str, str, str, Mapping[str, str]]
     HandlersFor = Callable[[str], Sequence[logging.Handler]]
+
+
+OWN_NAME = "dltobs"
+"""The logger's name on dltobs' own lines."""
 
 
 @dataclass
@@ -137,6 +143,41 @@ class LoggerHook:
                     dlt_logger.LOGGER = self._original(*self._last_call)
             elif self._last_call[2] == "JSON":
                 self._give_json_back(self._original, self._last_call)
+
+    def shows(self, level: int) -> bool:
+        """Tell whether lines of dltobs' own at this level are written."""
+        logger = current_logger() or logging.getLogger(OWN_NAME)
+        return level >= logger.getEffectiveLevel() and level > logger.manager.disable
+
+    def log(self, level: int, message: str, fields: Mapping[str, Any]) -> None:
+        """Log a line of dltobs' own through dlt's logger, so that every handler on that gets it.
+
+        The record bears the name `dltobs`, which tells it from dlt's own.
+
+        Args:
+            level: Its level.
+            message: The whole message.
+            fields: Attributes of the record.
+        """
+        if not self.shows(level):
+            return
+        own = logging.getLogger(OWN_NAME)
+        logger = current_logger() or own
+        caller = sys._getframe(1)  # noqa: SLF001 - how logging itself finds its caller
+        code = caller.f_code
+        record = logger.makeRecord(
+            OWN_NAME,
+            level,
+            code.co_filename,
+            caller.f_lineno,
+            "%s",
+            (message,),
+            None,
+            code.co_name,
+            extra=fields,
+        )
+        # a `dictConfig` of the application disables the loggers that it does not name
+        (own if logger.disabled else logger).handle(record)
 
     def forget_lock(self) -> None:
         """In a forked child: what holds the lock may be a thread of the parent."""

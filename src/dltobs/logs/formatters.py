@@ -18,8 +18,10 @@ from dltobs._state import current_redactor
 from dltobs.logs.plain import dumps
 from dltobs.logs.records import (
     CORRELATION_ATTRIBUTE,
+    EXCEPTION_ATTRIBUTE,
     correlation_of,
     count_of_attributes,
+    described_exception,
     exc_info_of,
     extra_of,
     message_of,
@@ -150,6 +152,8 @@ class JsonFormatter(OrjsonFormatter):
         members = self._fixed_members
         # most records have no extra, and their number of attributes tells
         if len(attributes) != ids.attributes:
+            if EXCEPTION_ATTRIBUTE in attributes:
+                return None
             members = self._members_of(extra_of(record))
         text = f"{message}\n{texts}{members}"
         if len(text) > TEXT or (self._redactor or current_redactor()).finds(text):
@@ -181,6 +185,10 @@ class JsonFormatter(OrjsonFormatter):
                 "message": redactor.text(text_of(info[1]), MESSAGE),
             }
             more["exception"] = {**described, **more["exception"]}
+        told = described_exception(record, redactor)
+        if told is not None:
+            parts = zip(("type", "message", "stacktrace"), told, strict=True)
+            more["exception"] = {name: text for name, text in parts if text}
         if record.stack_info:
             more["stack"] = redact(record.stack_info)
         # once they have met the encoder, there are no objects left that could hide a secret

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING
 
 from dltobs._warnings import logger
-from dltobs.logs.build import console_format, console_handler, json_formatter, loguru_handler
+from dltobs.logs.build import console_format, console_handler, loguru_handler
+from dltobs.logs.dlts import current_logger
 
 if TYPE_CHECKING:
-    import logging
     from collections.abc import Sequence
 
     from dltobs._redaction.redactor import Redactor
@@ -50,17 +51,16 @@ class LogOutput:
         """In a worker process: the way to the loguru of the process that has started it."""
         self._log_format = ""
         self._on_own_logger: tuple[logging.Handler, ...] = ()
+        self._console: logging.Handler | None = None
+        self._loguru: logging.Handler | None = None
 
     def handlers_for(self, log_format: str) -> Sequence[logging.Handler]:
         """The handlers for dlt's logger under a log format of dlt's; our own logger gets those that show."""
         self._log_format = log_format
         self.release_own_logger()
-        made = (
-            console_handler(self._settings, self._redactor, self._warner, log_format),
-            self.log_file,
-            loguru_handler(self._settings, self._redactor, self._warner, self.outlet),
-            *self._more,
-        )
+        self._console = console_handler(self._settings, self._redactor, self._warner, log_format)
+        self._loguru = loguru_handler(self._settings, self._redactor, self._warner, self.outlet)
+        made = (self._console, self.log_file, self._loguru, *self._more)
         visible = tuple(handler for handler in made if handler is not None)
         self._on_own_logger = visible
         # a `dictConfig` of the application disables what it does not name, unless it is told not to
@@ -69,11 +69,32 @@ class LogOutput:
             logger.addHandler(handler)
         return visible if self.recent_lines is None else (*visible, self.recent_lines)
 
-    def exception_formatter(self) -> logging.Formatter | None:
-        """What renders an uncaught exception: as the console does; None is Python's own way."""
-        if console_format(self._settings, self._log_format) != "json":
-            return None
-        return json_formatter(self._settings, self._redactor)
+    @property
+    def console_is_json(self) -> bool:
+        """Whether each line on the console is a JSON object."""
+        return console_format(self._settings, self._log_format) == "json"
+
+    def write_to_console(self, record: logging.LogRecord) -> None:
+        """Write a record that belongs to no logger to the console, if there is one."""
+        if self._console is not None:
+            self._console.handle(record)
+
+    def write_uncaught(self, record: logging.LogRecord, pointer: logging.LogRecord | None) -> None:
+        """Write an uncaught exception to the log file and loguru, and to a console that is JSON.
+
+        Args:
+            record: Has the exception.
+            pointer: Is written where the line of a run has the exception with its stack trace, which a text
+                file has not; None: there is no such line.
+        """
+        is_shown = (current_logger() or logger).isEnabledFor(logging.ERROR)
+        told = record if pointer is None or not is_shown else pointer
+        if self.console_is_json:
+            self.write_to_console(told)
+        if self.log_file is not None:
+            self.log_file.handle(told if self._settings.log_file_format == "json" else record)
+        if self._loguru is not None:
+            self._loguru.handle(told)
 
     def take_over(self, other: LogOutput) -> None:
         """Go on with what another one knows of the runs that are on."""

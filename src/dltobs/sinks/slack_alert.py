@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 from dltobs._cut import cut
-from dltobs._describe import GROUP_TYPES
+from dltobs._describe import GROUP_TYPES, without_frames
 from dltobs._events import RunFinished
 from dltobs._runs.schema_changes import told
 
 if TYPE_CHECKING:
-    from dltobs._events import FailedJob, Failure, Run, RunLost, StepFinished
+    from dltobs._events import FailedJob, Failure, Run, RunLost, StepFinished, UncaughtError
 
 _SHOWN = 5
 """Failed jobs and packages that are named; the rest is counted."""
@@ -105,6 +105,24 @@ def lost_alert(event: RunLost) -> Alert:
     return Alert(
         title=f"🔴 {event.run.pipeline}: lost, its process died{where} without a word",
         facts=tuple((label, value) for label, value in facts if value),
+    )
+
+
+def uncaught_alert(event: UncaughtError) -> Alert:
+    """What is told of an uncaught exception outside of any run."""
+    failure = event.failure
+    where = _where(failure)
+    facts = (
+        ("Where", where),
+        ("Script", event.script if event.pipeline and event.script not in where else ""),
+        ("Destination", _destination(event)),
+        ("Worth a retry", _WORTH[failure.kind]),
+    )
+    kind = failure.error_type.rpartition(".")[2]
+    return Alert(
+        title=f"🔴 {event.name}: {kind} outside of a run",
+        facts=tuple((label, value) for label, value in facts if value),
+        cause=(failure.error_type, _message(failure)),
     )
 
 
@@ -221,20 +239,9 @@ def _message(failure: Failure) -> str:
 
 def _reason(job: FailedJob, failure: Failure | None) -> str:
     """Why a job failed, unless the root cause has said so."""
-    reason = _without_frames(job.message)
+    reason = without_frames(job.message)
     above = "" if failure is None else failure.message.strip()
     return "as above" if above and (reason == above or reason.endswith(f": {above}")) else reason
-
-
-def _without_frames(message: str) -> str:
-    """The exception at the end of a stack trace, which dlt keeps as the message of a failed job."""
-    _, is_trace, rest = message.rpartition("\n  File ")
-    if not is_trace:
-        return message
-    lines = rest.split("\n")[1:]
-    while lines and lines[0].startswith("  "):
-        del lines[0]
-    return "\n".join(lines).strip() or message
 
 
 def _rows(event: RunFinished) -> str:
@@ -261,7 +268,7 @@ def _jobs(event: RunFinished) -> str:
     return ", ".join(f"{count:,} {state}" for state, count in sorted(Counter(states.values()).items()))
 
 
-def _destination(run: Run) -> str:
+def _destination(run: Run | UncaughtError) -> str:
     return " / ".join(part for part in (run.destination_name, run.dataset) if part)
 
 
