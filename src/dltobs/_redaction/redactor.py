@@ -140,7 +140,7 @@ class Redactor:
 
     def _cut_text(self, text: str, limit: int) -> str:
         """Redact and cut a long text, once for all handlers, events and sinks that have it."""
-        key = (hash(text), len(text), limit, len(self._forms))
+        key = (str.__hash__(text), len(text), limit, len(self._forms))
         clean = self._long_texts.get(key)
         if clean is None:
             automaton, _ = self._scan("")
