@@ -7,6 +7,7 @@ import json
 import sys
 from concurrent.futures.process import _RemoteTraceback
 from itertools import pairwise
+from pathlib import Path
 
 import dlt
 import pytest
@@ -43,6 +44,7 @@ def told(otlp, sentry, slack):
         slack_on="failure",
         alert_cooldown=3600,
         console="off",
+        log_file="dlt.jsonl",
     )
     return sink
 
@@ -264,7 +266,7 @@ def test_the_first_exception_in_groups_of_groups_is_the_cause():
 
 
 @needs_groups
-def test_all_exceptions_of_a_group_are_told(told, otlp, sentry, slack, pipeline):
+def test_all_exceptions_of_a_group_are_told(told, sentry, slack, pipeline):
     async def fetch(error):
         raise error
 
@@ -309,6 +311,8 @@ def test_all_exceptions_of_a_group_are_told(told, otlp, sentry, slack, pipeline)
     ]
     assert all(value["stacktrace"]["frames"] for value in values)
     assert "KeyError: 'page 1 failed' (and 2 more)" in slack.posts[0]["text"]
+    *_, line = Path("dlt.jsonl").read_text("utf-8").splitlines()
+    assert "KeyError: 'page 1 failed' (and 2 more)" in json.loads(line)["message"]
 
 
 @needs_groups

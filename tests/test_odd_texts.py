@@ -220,6 +220,17 @@ def test_nobody_searches_what_no_back_end_gets(
         assert not [piece for piece in pieces_of(SECRET) if piece in output]
 
 
+def test_a_long_text_is_searched_once_until_another_secret_is_known(searched):
+    redactor = Redactor([SECRET])
+    text = f"{SECRET} and 0tH3r-s3cret; " * 10_000
+    assert redactor.text(text, 1000) == redactor.text("".join(list(text)), 1000)
+    once = sum(searched)
+    redactor.text(text, 1000)
+    assert sum(searched) == once
+    redactor.add("0tH3r-s3cret")
+    assert "0tH3r" not in redactor.text(text, 1000)
+
+
 @pytest.mark.parametrize("formatter", [JsonFormatter, TextFormatter])
 def test_a_log_line_is_as_long_as_log_stores_take(searched, formatter):
     """Whatever it is that is long: message, argument, extra or exception."""

@@ -82,7 +82,7 @@ class Glance:
         look = _Look([], _MAX_CONTAINERS, self._clean_keys[1], set())
         try:
             self._collect(value, look, 0)
-            if limit is not None and any(len(text) > limit for text in look.texts):
+            if limit is not None and max(map(len, look.texts), default=0) > limit:
                 return False
             if self._finds(_SEPARATOR.join((*look.texts, *chain.from_iterable(look.new_keys)))):
                 return False

@@ -38,6 +38,9 @@ if TYPE_CHECKING:
 _TELLING_LENGTH = 4
 """Fewer characters at the end of a text are rather an accident than the beginning of a secret."""
 
+_LONG_TEXTS = 32
+"""How many long texts are remembered, redacted and cut."""
+
 
 class _Automaton(NamedTuple):
     """The automaton, and what its pattern numbers mean.
@@ -86,6 +89,7 @@ class Redactor:
         # only ever grows, so its size tells whether an automaton is up to date
         self._forms: dict[str, tuple[set[str], set[str]]] = {}
         self._automaton: _Automaton | None = None
+        self._long_texts: dict[tuple[int, int, int, int], str] = {}
         self.add(*values)
 
     def __repr__(self) -> str:
@@ -127,13 +131,24 @@ class Redactor:
                 searched. None: all.
         """
         if limit is not None and len(text) > limit:
-            automaton, _ = self._scan("")
-            return redacted_and_cut(text, limit, self.text, automaton.longest)
+            return self._cut_text(text, limit)
         automaton, hits = self._scan(text)
         clean = self._replaced(text, automaton, hits) if hits else text
         for pattern in self._patterns:
             clean = pattern.sub(MARKER, clean)
         return text if clean == text else clean
+
+    def _cut_text(self, text: str, limit: int) -> str:
+        """Redact and cut a long text, once for all handlers, events and sinks that have it."""
+        key = (str.__hash__(text), len(text), limit, len(self._forms))
+        clean = self._long_texts.get(key)
+        if clean is None:
+            automaton, _ = self._scan("")
+            clean = redacted_and_cut(text, limit, self.text, automaton.longest)
+            if len(self._long_texts) >= _LONG_TEXTS:
+                self._long_texts.clear()
+            self._long_texts[key] = clean
+        return clean
 
     def cut_text(self, text: str) -> str:
         """As `text()`, for one that may have been cut off in the middle of a secret."""
