@@ -12,6 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 import dlt
 import pytest
+from dlt.common import logger as dlt_logger
+from dlt.common.configuration.container import Container
+from dlt.common.configuration.specs.pluggable_run_context import PluggableRunContext
 from dlt.common.destination.exceptions import DestinationTerminalException
 from dlt.pipeline.exceptions import PipelineStepFailed
 from loguru import logger as loguru_logger
@@ -209,6 +212,98 @@ def test_at_info_each_end_is_a_line(configure, lines, pipeline):
     assert [(line["level"], line["outcome"]) for line in ends] == [("INFO", "ok"), ("INFO", "no_data")]
     assert re.fullmatch(r"Run of shop finished after \d+\.\d s: 1 row loaded", ends[0]["message"])
     assert re.fullmatch(r"Run of shop finished after \d+\.\d s: no data", ends[1]["message"])
+
+
+def test_at_info_start_and_steps_are_lines_too(configure, lines, pipeline, otlp):
+    """With rows and seconds; all in the spans that they speak of."""
+    configure(log_level="INFO", dlt_log_level="WARNING", otlp_endpoint=otlp.url)
+    pipeline().run([{"id": 1, "items": [{"sku": "a"}, {"sku": "b"}]}] * 1000, table_name="orders")
+    dltobs.shutdown()
+    told = [(line["step"], re.sub(r"\d+\.\d s", "N s", line["message"])) for line in lines()]
+    assert told == [
+        ("run", "Run of shop started"),
+        ("extract", "extract: 1 resource, 1,000 rows in N s"),
+        ("normalize", "normalize: 2 tables, 3,000 rows in N s"),
+        ("load", "load: 2 jobs, 3,000 rows in N s"),
+        ("load", "Schema changes: first run: 2 tables, 2 columns"),
+        ("run", "Run of shop finished after N s: 3,000 rows loaded"),
+    ]
+    spans = {span.span_id.hex(): span.name for span in otlp.spans}
+    assert [spans[line["span_id"]] for line in lines()] == [
+        "run shop",
+        "extract",
+        "normalize",
+        "load",
+        "load",
+        "run shop",
+    ]
+    steps = [line for line in lines() if line["message"].startswith(f"{line['step']}: ")]
+    assert [line["rows"] for line in steps] == [1000, 3000, 3000]
+    assert all(line["duration"] > 0 for line in steps)
+
+
+def test_a_step_that_is_called_alone_starts_and_ends(configure, lines, pipeline):
+    configure(log_level="INFO")
+    pipeline().extract([{"id": 1}], table_name="orders")
+    told = [re.sub(r"\d+\.\d s", "N s", line["message"]) for line in lines()]
+    assert told == [
+        "Run of shop started",
+        "extract: 1 resource, 1 row in N s",
+        "Run of shop finished after N s",
+    ]
+
+
+# the level of dlt's lines beside that of dltobs' own
+
+
+def of_dlt(lines: Lines) -> set[str]:
+    found = [json.loads(line) for line in lines.path.read_text().splitlines()]
+    return {line["level"] for line in found if line["logger"] == "dlt"}
+
+
+def test_dlts_lines_have_a_level_of_their_own(configure, lines, pipeline, capsys):
+    """In every output, and after dlt has made its logger again; `shutdown()` undoes it."""
+    configure(log_level="INFO", dlt_log_level="WARNING", console="json", loguru=True)
+    seen: list[Any] = []
+    loguru_logger.remove()
+    loguru_logger.add(seen.append, level=0)
+    logger = logging.getLogger("dlt")
+    for _ in range(2):
+        pipeline().run([{"id": 1}], table_name="orders")
+        dlt_logger.warning("a warning of dlt's")
+        dlt_logger.info("not this one")
+        Container()[PluggableRunContext].reload()
+    loguru_logger.remove()
+    assert of_dlt(lines) == {"WARNING"}
+    assert [line["message"] for line in lines()].count("Run of shop started") == 2
+    console = [json.loads(line) for line in capsys.readouterr().err.splitlines()]
+    assert {line["level"] for line in console if line["logger"] == "dlt"} == {"WARNING"}
+    assert [line["message"] for line in console].count("Run of shop started") == 2
+    names = [(message.record["name"], message.record["level"].name) for message in seen]
+    assert ("dltobs", "INFO") in names
+    assert ("dlt", "INFO") not in names
+    assert logger.level == logging.WARNING
+    configure(log_level="INFO")
+    assert logger.level == logging.INFO
+    configure(log_level="ERROR", dlt_log_level="DEBUG")
+    assert logger.level == logging.DEBUG
+    before = len(lines())
+    pipeline().run([{"id": 1}], table_name="orders")
+    assert len(lines()) == before
+    assert "DEBUG" in of_dlt(lines)
+    dltobs.shutdown()
+    assert logger.level == logging.WARNING
+
+
+def test_without_a_level_of_ours_that_of_dlt_counts_for_our_lines(configure, lines, pipeline, monkeypatch):
+    """`RUNTIME__LOG_LEVEL`, beside `dlt_log_level`."""
+    monkeypatch.setenv("RUNTIME__LOG_LEVEL", "INFO")
+    configure(dlt_log_level="ERROR")
+    pipeline().run([{"id": 1}], table_name="orders")
+    assert "Run of shop started" in [line["message"] for line in lines()]
+    assert of_dlt(lines) == set()
+    dltobs.shutdown()
+    assert logging.getLogger("dlt").level == logging.INFO
 
 
 def flaky(succeed_at: int) -> Any:

@@ -46,6 +46,7 @@ class Settings:
 
     enabled: bool = _setting(parse.boolean, "true or false", default=True)
     log_level: int | None = _setting(parse.level, "a level name such as INFO, or a number")
+    dlt_log_level: int | None = _setting(parse.level, "a level name such as WARNING, or a number")
     console: str = _setting(
         parse.one_of("auto", "text", "json", "off"), "auto, text, json or off", default="auto"
     )
@@ -154,6 +155,7 @@ class Arguments(TypedDict, total=False):
 
     enabled: bool | str
     log_level: str | int | None
+    dlt_log_level: str | int | None
     console: str
     log_file: str | os.PathLike[str] | None
     log_file_format: str

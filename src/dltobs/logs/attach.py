@@ -56,6 +56,10 @@ class LoggerHook:
         self._filter = CorrelationFilter()
         self._handlers_for: HandlersFor | None = None
         self._level: int | None = None
+        """What dlt's logger is set to, if we do."""
+        self._own_level: int | None = None
+        self._is_apart = False
+        """Whether our own lines have another level than dlt's logger."""
         self._adopted: _Adopted | None = None
         self._was_attached = False
         self._dlts_handlers: list[logging.Handler] = []
@@ -85,14 +89,17 @@ class LoggerHook:
             self._dlts_level = configured()[1]
             self._dlts_handlers = [handler for handler in existing.handlers if is_dlts_own(handler)]
 
-    def attach(self, handlers_for: HandlersFor, level: int | None) -> None:
+    def attach(self, handlers_for: HandlersFor, level: int | None, dlt_level: int | None = None) -> None:
         """Put handlers on dlt's logger, now and whenever it is created again.
 
         Args:
             handlers_for: Gives the handlers for a log format of dlt's (`JSON` or a format string).
-            level: The level for the logger, whoever else has set one; None leaves that to them.
+            level: The level for dlt's lines and our own, whoever else has set one; None leaves that to them.
+            dlt_level: The level for dlt's lines alone, if that is another one.
         """
         with self._lock:
+            self._own_level, self._is_apart = level, dlt_level is not None
+            level = level if dlt_level is None else dlt_level
             adopted, level_before = self._adopted, self._level
             self._handlers_for = handlers_for
             self._level = level
@@ -146,8 +153,13 @@ class LoggerHook:
 
     def shows(self, level: int) -> bool:
         """Tell whether lines of dltobs' own at this level are written."""
-        logger = current_logger() or logging.getLogger(OWN_NAME)
-        return level >= logger.getEffectiveLevel() and level > logger.manager.disable
+        logger, adopted = current_logger() or logging.getLogger(OWN_NAME), self._adopted
+        least = logger.getEffectiveLevel()
+        if self._is_apart and self._own_level is not None:
+            least = self._own_level
+        elif self._is_apart and adopted is not None and adopted.logger is logger:
+            least = adopted.level or least  # what it would be without us
+        return level >= least and level > logger.manager.disable
 
     def log(self, level: int, message: str, fields: Mapping[str, Any]) -> None:
         """Log a line of dltobs' own through dlt's logger, so that every handler on that gets it.

@@ -35,6 +35,9 @@ EXCEPTION_ATTRIBUTE = "_dltobs_exception"
 JSON lines and loguru show it; a line of text stays one line.
 """
 
+WITH_IDS_ATTRIBUTE = "_dltobs_with_ids"
+"""The attribute of a record whose line shows the ids on a terminal: the first and the last of a run."""
+
 _SHADOWED_ATTRIBUTE = "_dltobs_shadowed"
 """The same, where an `extra` bears the name of an id."""
 
@@ -106,7 +109,11 @@ def correlation_of(record: logging.LogRecord) -> Correlation | None:
 _STANDARD_ATTRIBUTES = frozenset(vars(logging.makeLogRecord({})))
 _COUNT = len(_STANDARD_ATTRIBUTES)
 _KNOWN_ATTRIBUTES = _STANDARD_ATTRIBUTES | {"message", "asctime", "taskName"}
-_KNOWN_MARKED_ATTRIBUTES = _KNOWN_ATTRIBUTES | {CORRELATION_ATTRIBUTE, *Correlation._fields}
+_KNOWN_MARKED_ATTRIBUTES = _KNOWN_ATTRIBUTES | {
+    CORRELATION_ATTRIBUTE,
+    WITH_IDS_ATTRIBUTE,
+    *Correlation._fields,
+}
 _NO_EXTRA: Mapping[str, Any] = {}
 
 

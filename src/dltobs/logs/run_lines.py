@@ -1,4 +1,4 @@
-"""dltobs' own lines in dlt's log: the end of each run, lost runs, and the schema changes of a load."""
+"""dltobs' own lines in dlt's log: start, steps and end of each run, lost runs, schema changes."""
 
 from __future__ import annotations
 
@@ -7,12 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 from dltobs._context.current import Correlation
 from dltobs._describe import without_frames
-from dltobs._events import RunFinished, RunLost, StepFinished
+from dltobs._event_parts import total
+from dltobs._events import RunFinished, RunLost, StepFinished, StepStarted
+from dltobs._runs.jobs import is_internal
 from dltobs._runs.schema_changes import told
-from dltobs.logs.records import CORRELATION_ATTRIBUTE, EXCEPTION_ATTRIBUTE
+from dltobs.logs.records import CORRELATION_ATTRIBUTE, EXCEPTION_ATTRIBUTE, WITH_IDS_ATTRIBUTE
 
 if TYPE_CHECKING:
-    from dltobs._event_parts import Failure
+    from dltobs._event_parts import Failure, Run
     from dltobs._events import Event, SchemaChange
     from dltobs.logs.attach import LoggerHook
 
@@ -23,9 +25,39 @@ _MAX_CAUSE = 300
 """Characters of the root cause in a message."""
 
 
+class StartSink:
+    """Logs `Run of shop started` (INFO).
+
+    It comes after the sink that starts the span of the run, so that the line bears the ids of that span.
+
+    Args:
+        hook: Knows dlt's logger, and the level of these lines.
+    """
+
+    is_log = True
+
+    def __init__(self, hook: LoggerHook) -> None:
+        self._hook = hook
+
+    def emit(self, event: Event) -> None:
+        """Write the line when the outermost step starts."""
+        if isinstance(event, StepStarted) and event.depth == 0:
+            attempt = {} if event.run.attempt is None else {"attempt": event.run.attempt}
+            message = f"Run of {event.run.pipeline} started{_attempt_of(event.run)}"
+            self._hook.log(logging.INFO, message, {**attempt, WITH_IDS_ATTRIBUTE: True})
+
+    def flush(self, timeout: float) -> bool:  # noqa: ARG002 - the protocol's
+        """The handlers write at once."""
+        return True
+
+    def close(self) -> None:
+        """There is nothing to let go of."""
+
+
 class LogSink:
     """Logs each run through dlt's logger, so that all handlers on it get the lines.
 
+    - The end of each step that went well: INFO, with what it did, `rows` and `duration` (s).
     - The end of a run, one line: ERROR for `failed` and `terminated`, WARNING for `ok_with_failed_jobs` and
       for a failed attempt of a retry loop that may go on, INFO for `ok` and `no_data`. The message names the
       step, the resource or table, and the root cause. Fields: `outcome`, `duration` (s), `rows` where they
@@ -47,8 +79,10 @@ class LogSink:
 
     def emit(self, event: Event) -> None:
         """Write the line of an event, if it has one."""
-        if isinstance(event, StepFinished) and event.schema_changes:
-            self._log_schema_changes(event)
+        if isinstance(event, StepFinished):
+            self._log_step(event)
+            if event.schema_changes:
+                self._log_schema_changes(event)
         elif isinstance(event, RunFinished):
             self._hook.log(level_of(event), _end_message(event), _end_fields(event))
         elif isinstance(event, RunLost):
@@ -60,6 +94,25 @@ class LogSink:
 
     def close(self) -> None:
         """There is nothing to let go of."""
+
+    def _log_step(self, event: StepFinished) -> None:
+        # the failure of a step is told by the line of its run
+        if event.failure is not None or event.step not in {"extract", "normalize", "load"}:
+            return
+        rows: int | None = event.rows
+        if event.step == "extract":
+            names = {resource.name for resource in event.resources if not is_internal(resource.name)}
+            work = _count(len(names), "resource")
+        elif event.step == "normalize":
+            work = _count(len([table for table in event.tables if not table.internal]), "table")
+        else:
+            work = _count(len([job for job in event.load_jobs if not job.internal]), "job")
+            rows = total(job.rows for job in event.load_jobs if job.has_loaded)
+        fields = {"duration": round(event.duration, 3)}
+        if rows is not None:
+            fields["rows"] = rows
+            work = f"{work}, {_count(rows, 'row')}"
+        self._hook.log(logging.INFO, f"{event.step}: {work} in {event.duration:,.1f} s", fields)
 
     def _log_schema_changes(self, event: StepFinished) -> None:
         changes = event.schema_changes
@@ -110,9 +163,10 @@ def _end_message(event: RunFinished) -> str:
             details.append(f"and {len(jobs) - 1:,} more")
     elif event.outcome == "no_data":
         details.append("no data")
-    if event.rows or (event.outcome == "ok" and event.rows is not None):
+    has_loaded = event.outcome == "ok" and any(step.step == "load" for step in event.steps)
+    if event.rows or (has_loaded and event.rows is not None):
         details.insert(0, f"{_count(event.rows, 'row')} loaded")
-    attempt = "" if event.run.attempt is None else f", attempt {event.run.attempt}"
+    attempt = _attempt_of(event.run)
     if event.outcome == "failed" and event.will_retry:
         attempt += ", another one follows"
     message = f"Run of {event.run.pipeline} {how} after {event.duration:,.1f} s{attempt}"
@@ -156,7 +210,11 @@ def _end_fields(event: RunFinished) -> dict[str, Any]:
 def _ids(ids: Correlation) -> dict[str, Any]:
     """Return the fields that make a record belong to another run or span than the current one."""
     known = {name: value for name, value in ids._asdict().items() if value is not None}
-    return {**known, CORRELATION_ATTRIBUTE: tuple(ids)}
+    return {**known, CORRELATION_ATTRIBUTE: tuple(ids), WITH_IDS_ATTRIBUTE: True}
+
+
+def _attempt_of(run: Run) -> str:
+    return "" if run.attempt is None else f", attempt {run.attempt}"
 
 
 def _place_of(failure: Failure) -> str:
