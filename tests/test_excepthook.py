@@ -619,7 +619,6 @@ def test_what_the_line_of_a_run_tells_is_pointed_to_in_one_short_line(mode, tmp_
     if mode:
         assert stderr.splitlines() == lines
     else:
-        # a line for people has no stack trace
         assert stderr.count("\nTraceback (most recent call last):") >= 1
         assert stderr.rstrip().endswith("caused an exception: no such order")
 
@@ -633,7 +632,7 @@ def test_an_exception_that_wraps_that_of_a_run_is_written_whole_with_the_ids_of_
 
 
 def test_a_line_that_the_level_hides_is_not_pointed_to(tmp_path):
-    (line,) = crashed(tmp_path, settings="log_level='CRITICAL'")[0]
+    (line,) = crashed(tmp_path, settings="log_level='CRITICAL', dlt_log_level='WARNING'")[0]
     assert json.loads(line)["exception"]["type"] == "dlt.pipeline.exceptions.PipelineStepFailed"
 
 

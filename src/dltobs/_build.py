@@ -108,6 +108,7 @@ def build(settings: Settings, hook: LoggerHook) -> Setup:
                 log_file=log_file,
                 recent_lines=recent,
                 more=() if prefect is None else (prefect.handler,),
+                hook=hook,
             ),
             log_sink=log_sink,
             start_sink=start_sink,

@@ -25,9 +25,9 @@ class CapturedStderr:
         self._before = [getattr(sys, name, None) for name in _NAMES]
         self._stand_ins = {id(one): _StandIn(one, text) for one in self._before if one is not None}
         self._handlers = [
-            (handler, handler.stream)
+            (handler, stream)
             for handler in _stream_handlers()
-            if id(handler.stream) in self._stand_ins
+            if id(stream := getattr(handler, "stream", None)) in self._stand_ins
         ]
         for name, stream in zip(_NAMES, self._before, strict=True):
             if stream is not None:
@@ -40,7 +40,7 @@ class CapturedStderr:
         for stand_in in self._stand_ins.values():
             stand_in.release()
         for handler, stream in self._handlers:
-            if handler.stream is self._stand_ins[id(stream)]:
+            if getattr(handler, "stream", None) is self._stand_ins[id(stream)]:
                 _set_stream(handler, stream)
         for name, stream in zip(_NAMES, self._before, strict=True):
             # not where somebody has set another one since

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 
 from dltobs._warnings import logger
 from dltobs.logs.build import console_format, console_handler, loguru_handler
-from dltobs.logs.dlts import current_logger
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -15,6 +14,7 @@ if TYPE_CHECKING:
     from dltobs._redaction.redactor import Redactor
     from dltobs._settings.settings import Settings
     from dltobs._warnings import Warner
+    from dltobs.logs.attach import LoggerHook
     from dltobs.logs.forward import Outlet
     from dltobs.logs.handlers import FileHandler, RecentLines
 
@@ -29,6 +29,7 @@ class LogOutput:
         log_file: The rotating file, if there is one.
         recent_lines: The memory of the last lines of each run, if somebody reports them.
         more: Handlers of integrations.
+        hook: Knows which lines of dltobs' own are written; None: there are none.
     """
 
     def __init__(  # noqa: PLR0913 - each is a part
@@ -40,7 +41,9 @@ class LogOutput:
         log_file: FileHandler | None,
         recent_lines: RecentLines | None,
         more: Sequence[logging.Handler] = (),
+        hook: LoggerHook | None = None,
     ) -> None:
+        self._hook = hook
         self._settings = settings
         self._redactor = redactor
         self._warner = warner
@@ -87,7 +90,7 @@ class LogOutput:
             pointer: Is written where the line of a run has the exception with its stack trace, which a text
                 file has not; None: there is no such line.
         """
-        is_shown = (current_logger() or logger).isEnabledFor(logging.ERROR)
+        is_shown = self._hook is not None and self._hook.shows(logging.ERROR)
         told = record if pointer is None or not is_shown else pointer
         if self.console_is_json:
             self.write_to_console(told)
