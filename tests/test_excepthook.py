@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import logging
 import sys
@@ -11,8 +12,12 @@ import pytest
 
 import dltobs
 from conftest import SECRET
-from dltobs import JsonFormatter, Redactor
+from dltobs import Redactor
 from dltobs._excepthook import ExceptHook
+from dltobs._settings.settings import Settings
+from dltobs._warnings import Warner
+from dltobs.logs.output import LogOutput
+from scripts import run_script
 from test_logs_attach import run
 from test_logs_json import Exploding
 
@@ -50,7 +55,7 @@ broken()
     )
     (line,) = lines_of(uncaught(script, tmp_path, **JSON))
     assert (line["level"], line["logger"]) == ("CRITICAL", "dltobs.excepthook")
-    assert line["message"] == "Uncaught exception: KeyError: '***'"
+    assert line["message"] == "Uncaught KeyError"
     assert line["function"] == "broken"
     assert line["exception"]["type"] == "KeyError"
     assert line["exception"]["stacktrace"].startswith("ValueError: cause ***\n")
@@ -66,6 +71,7 @@ def test_the_console_setting_decides_over_text_and_json(tmp_path):
 
 THREAD = """
 import threading
+import time
 def work():
     raise ValueError(f"refused {SECRET}")
 thread = threading.Thread(target=work, name="worker-7")
@@ -97,6 +103,7 @@ def test_many_threads_that_crash_at_once_all_appear_and_stderr_survives(tmp_path
         CONFIGURE
         + """
 import threading
+import time
 barrier = threading.Barrier(20)
 def work(number):
     barrier.wait()
@@ -111,8 +118,8 @@ print("end", file=sys.stderr)
     )
     *lines, end = run(script, tmp_path, **JSON).stderr.splitlines()
     assert end == "end"
-    messages = sorted(json.loads(line)["message"] for line in lines)
-    assert messages == [f"Uncaught exception: ValueError: crash {number:02} ***" for number in range(20)]
+    messages = sorted(json.loads(line)["exception"]["message"] for line in lines)
+    assert messages == [f"crash {number:02} ***" for number in range(20)]
 
 
 def test_a_hook_that_was_there_is_called_and_what_it_prints_is_redacted(tmp_path):
@@ -205,7 +212,7 @@ def test_a_handler_that_does_not_give_its_stream_away_is_no_obstacle(capfd):
 
     handler = Stubborn()
     logging.getLogger("app.hook").addHandler(handler)
-    hook = ExceptHook(Redactor([SECRET]), lambda: None)
+    hook = ExceptHook(Redactor([SECRET]))
     hook.attach()
     stderr = sys.stderr
     sys.excepthook(ValueError, ValueError(SECRET), None)
@@ -365,22 +372,28 @@ def test_a_hook_that_came_after_ours_stays_and_ours_steps_aside(capfd):
     assert capfd.readouterr().err == "ValueError: password=hunter22\n"  # Python's own behaviour
 
 
-def test_if_redaction_fails_the_exception_is_withheld(capfd):
-    for formatter in (None, JsonFormatter(redactor=Exploding())):
-        hook = ExceptHook(Exploding(), lambda formatter=formatter: formatter)
-        hook.attach()
-        sys.excepthook(ValueError, ValueError(SECRET), None)
-        hook.detach()
-        text = capfd.readouterr().err
-        assert "[withheld]" in text
-        assert SECRET not in text
+@pytest.mark.parametrize("console", ["text", "json"])
+def test_if_redaction_fails_the_exception_is_withheld(console, capfd):
+    redactor = Exploding()
+    log = LogOutput(Settings(console=console), redactor, Warner(redactor), log_file=None, recent_lines=None)
+    log.handlers_for("")
+    hook = ExceptHook(redactor, log)
+    hook.attach()
+    sys.excepthook(ValueError, ValueError(SECRET), None)
+    hook.detach()
+    log.release_own_logger()
+    text = capfd.readouterr().err
+    assert "[withheld]" in text
+    assert SECRET not in text
 
 
-def test_if_the_formatter_fails_the_exception_is_withheld(capfd):
-    def broken():
-        raise RuntimeError(SECRET)
+def test_if_the_log_fails_the_exception_is_withheld(capfd):
+    class Broken:
+        @property
+        def console_is_json(self):
+            raise RuntimeError(SECRET)
 
-    hook = ExceptHook(Redactor([SECRET]), broken)
+    hook = ExceptHook(Redactor([SECRET]), Broken())
     hook.attach()
     sys.excepthook(ValueError, ValueError(SECRET), None)
     hook.detach()
@@ -400,7 +413,7 @@ def test_a_hook_that_waits_for_another_crashing_thread_does_not_hang(capfd, monk
         assert not thread.is_alive()
 
     sys.excepthook = waiting
-    hook = ExceptHook(Redactor([SECRET]), lambda: None)
+    hook = ExceptHook(Redactor([SECRET]))
     hook.attach()
     stderr = sys.stderr
     sys.excepthook(ValueError, ValueError(f"first {SECRET}"), None)
@@ -416,7 +429,7 @@ def test_handlers_write_to_their_own_stream_again_afterwards(capfd):
     handler = logging.StreamHandler()
     logging.getLogger("app.hook").addHandler(handler)
     sys.excepthook = lambda *info: logging.getLogger("app.hook").error("told %s", info[1])
-    hook = ExceptHook(Redactor([SECRET]), lambda: None)
+    hook = ExceptHook(Redactor([SECRET]))
     hook.attach()
     sys.excepthook(ValueError, ValueError(SECRET), None)
     hook.detach()
@@ -454,3 +467,200 @@ del one
     assert done.returncode == 0
     assert "cannot close ***" in done.stderr
     assert SECRET not in done.stderr
+
+
+@pytest.mark.parametrize("console", ["text", "json"])
+def test_what_other_threads_write_meanwhile_is_neither_lost_nor_repeated(console, capfd):
+    """A hook of somebody else's runs for as long as it likes, while other threads go on."""
+    handler = logging.StreamHandler()
+    app = logging.getLogger("app.hook")
+    app.addHandler(handler)
+    kept = []
+
+    def write():
+        print("printed by another thread", file=sys.stderr)
+        sys.__stderr__.write("written by another thread\n")
+        app.error("logged by another thread")
+        logging.getLogger("dltobs").warning("3 events are kept in the spool")
+
+    def hook(kind, error, trace):
+        print(f"own: {error}", file=sys.stderr)
+        kept.append(sys.stderr)
+        thread = threading.Thread(target=write)
+        thread.start()
+        thread.join()
+
+    sys.excepthook = hook
+    dltobs.configure(console=console, redact_patterns=["pl4nted"])
+    before = sys.stderr, sys.__stderr__, handler.stream
+    sys.excepthook(ValueError, ValueError("pl4nted"), None)
+    assert before == (sys.stderr, sys.__stderr__, handler.stream)
+    print("kept and used later", file=kept[0])
+    app.removeHandler(handler)
+    text = capfd.readouterr().err
+    for line in (
+        "printed by another thread\n",
+        "written by another thread\n",
+        "logged by another thread\n",
+        "3 events are kept in the spool",
+        "own: ***",
+        "kept and used later\n",
+    ):
+        assert text.count(line) == 1, line
+    assert "pl4nted" not in text
+
+
+def test_with_pythons_own_hook_stderr_is_not_touched(monkeypatch, capfd):
+    class Watched:
+        """A stderr that looks whether it is still the one while somebody writes."""
+
+        def __init__(self):
+            self.text = ""
+
+        def write(self, text):
+            assert sys.stderr is self
+            self.text += text
+
+        def flush(self):
+            pass
+
+    dltobs.configure(redact_patterns=["pl4nted"])
+    watched = Watched()
+    monkeypatch.setattr(sys, "stderr", watched)
+    sys.excepthook(ValueError, ValueError("pl4nted"), None)
+    assert watched.text == "ValueError: ***\n"
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "cp1252", "latin-1", "utf-8"])
+def test_the_line_is_json_on_a_stderr_of_any_encoding(encoding, monkeypatch):
+    dltobs.configure(console="json")
+    written = io.BytesIO()
+    monkeypatch.setattr(sys, "stderr", io.TextIOWrapper(written, encoding, "backslashreplace", newline=""))
+    sys.excepthook(ValueError, ValueError("Größe → 🚀"), None)
+    line = json.loads(written.getvalue().decode(encoding))
+    assert line["exception"]["message"] == "Größe → 🚀"
+
+
+def test_an_exception_stands_in_the_log_file_and_in_loguru_too(tmp_path):
+    script = """
+    from loguru import logger
+    logger.remove()
+    logger.add("loguru.txt", format="{level} {name} {message}")
+    dltobs.configure(console="text", log_file="dlt.jsonl", loguru=True); learn()
+    raise ValueError(f"refused {SECRET}")
+    """
+    done = uncaught(script, tmp_path)
+    assert done.stderr.endswith("ValueError: refused ***\n")
+    assert done.stderr.count("refused") == 1
+    (line,) = [json.loads(line) for line in (tmp_path / "dlt.jsonl").read_text().splitlines()]
+    assert (line["level"], line["message"]) == ("CRITICAL", "Uncaught ValueError")
+    assert (line["exception"]["type"], line["exception"]["message"]) == ("ValueError", "refused ***")
+    text = (tmp_path / "loguru.txt").read_text()
+    assert text.startswith("CRITICAL dltobs.excepthook Uncaught ValueError\nTraceback")
+    assert SECRET not in text
+
+
+@pytest.mark.skipif(sys.version_info < (3, 13), reason="Python prints no colours before 3.13")
+def test_colours_are_those_of_python_where_nothing_is_redacted(monkeypatch, capfd):
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    dltobs.configure(redact_patterns=["pl4nted"])
+    sys.excepthook(ValueError, ValueError("harmless"), None)
+    assert "\x1b[" in capfd.readouterr().err
+    sys.excepthook(ValueError, ValueError("pl4nted"), None)
+    assert capfd.readouterr().err == "ValueError: ***\n"
+
+
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="there are no groups before 3.11")
+@pytest.mark.parametrize("console", ["text", "json"])
+def test_of_a_group_every_exception_is_printed(console, capfd):
+    dltobs.configure(console=console, redact_patterns=["pl4nted"])
+    pages = [ValueError(f"page {number} failed with pl4nted") for number in range(12)]
+    group = ExceptionGroup("tasks", [*pages, ExceptionGroup("inner", [KeyError("pl4nted")])])  # noqa: F821
+    sys.excepthook(type(group), group, None)
+    text = capfd.readouterr().err
+    for number in range(12):
+        assert f"page {number} failed with ***" in text
+    assert "KeyError: '***'" in text
+
+
+FAILS = """
+import dltobs
+dltobs.configure({settings})
+try:
+    pipeline().run(broken())
+except Exception as error:
+    caught = error
+{raises}
+"""
+
+
+def crashed(tmp_path, raises: str = "raise caught", settings: str = "", **variables: str):
+    """The lines of the log file of a script whose run has failed, and what was printed."""
+    done = run_script(
+        FAILS.format(raises=raises, settings=settings), tmp_path, DLTOBS__LOG_FILE="dlt.log", **variables
+    )
+    assert done.returncode == 1
+    return (tmp_path / "dlt.log").read_text().splitlines(), done.stderr
+
+
+@pytest.mark.parametrize("mode", [{}, JSON], ids=["text", "json"])
+def test_what_the_line_of_a_run_tells_is_pointed_to_in_one_short_line(mode, tmp_path):
+    lines, stderr = crashed(tmp_path, **mode)
+    told, pointer = [json.loads(line) for line in lines]
+    assert (told["level"], told["exception"]["message"]) == ("ERROR", "no such order")
+    assert pointer["level"] == "CRITICAL"
+    assert pointer["message"] == (
+        "Uncaught dlt.pipeline.exceptions.PipelineStepFailed, which ended the run of shop: see the line of that run"
+    )
+    assert "exception" not in pointer
+    for name in ("pipeline", "step", "transaction_id", "trace_id"):
+        assert pointer[name] == told[name]
+    if mode:
+        assert stderr.splitlines() == lines
+    else:
+        assert stderr.count("\nTraceback (most recent call last):") >= 1
+        assert stderr.rstrip().endswith("caused an exception: no such order")
+
+
+def test_an_exception_that_wraps_that_of_a_run_is_written_whole_with_the_ids_of_the_run(tmp_path):
+    told, crash = crashed(tmp_path, "raise RuntimeError('the nightly load failed') from caught")[0]
+    told, crash = json.loads(told), json.loads(crash)
+    assert crash["message"] == "Uncaught RuntimeError"
+    assert crash["exception"]["message"] == "the nightly load failed"
+    assert crash["transaction_id"] == told["transaction_id"]
+
+
+def test_a_line_that_the_level_hides_is_not_pointed_to(tmp_path):
+    (line,) = crashed(tmp_path, settings="log_level='CRITICAL', dlt_log_level='WARNING'")[0]
+    assert json.loads(line)["exception"]["type"] == "dlt.pipeline.exceptions.PipelineStepFailed"
+
+
+def test_in_a_text_file_the_stack_trace_is_written_once(tmp_path):
+    lines, _ = crashed(tmp_path, settings="log_file_format='text'")
+    assert "Run of shop failed in extract" in lines[0]
+    assert "|Uncaught dlt.pipeline.exceptions.PipelineStepFailed [shop run " in lines[1]
+    assert sum(line.startswith("ValueError: no such order") for line in lines) == 1
+
+
+def test_a_message_of_megabytes_is_cut_and_stands_there_once(tmp_path, capfd):
+    dltobs.configure(console="json", log_file=str(tmp_path / "dlt.jsonl"), redact_patterns=["pl4nted"])
+    text = "pl4nted " + "row " * 1_000_000 + "the end"
+    sys.excepthook(ValueError, ValueError(text), None)
+    (line,) = [json.loads(line) for line in capfd.readouterr().err.splitlines()]
+    assert line["exception"]["message"].startswith("*** row row")
+    assert line["exception"]["message"].endswith("the end")
+    assert len(json.dumps(line)) < 40_000
+
+
+def test_a_hook_that_raises_without_a_stderr_does_not_bring_the_secret_to_light(tmp_path):
+    """What our hook raises Python would print, together with the exception, to where stderr was."""
+    script = """
+    def hook(kind, error, trace):
+        sys.stderr = None
+        raise RuntimeError(error)
+    sys.excepthook = hook
+    dltobs.configure(); learn()
+    raise ValueError(SECRET)
+    """
+    assert "RuntimeError" not in uncaught(script, tmp_path).stderr

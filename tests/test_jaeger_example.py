@@ -105,6 +105,12 @@ def test_the_example_sends_what_its_readme_says(tmp_path: Path, otlp: OtlpServer
     assert names >= {"extract", "normalize", "load", "extract orders", "extract customers"}
     assert names >= {"normalize orders", "normalize orders__items", "load orders", "load customers"}
     assert attributes_of(root)["dlt.outcome"] == "ok"
+    assert {attributes_of(span)["dlt.tag.team"] for span in otlp.spans} == {"sales"}
+    steps = {span.name for span in otlp.spans if "dlt.load_id" in attributes_of(span)}
+    assert steps == {"extract", "normalize", "load"}
+    with_rows = {span.name for span in otlp.spans if "dlt.rows" in attributes_of(span)}
+    assert {"extract", "normalize"} <= with_rows
+    assert not {"load", "run shop"} & with_rows
     assert root.trace_id.hex() == attributes_of(root)["dlt.transaction_id"]
     lines = [json.loads(line) for line in run.stderr.splitlines()]
     assert {line["trace_id"] for line in lines if "trace_id" in line} == {root.trace_id.hex()}

@@ -389,7 +389,7 @@ def test_the_message_of_an_attempt_is_cut_after_its_secrets_are_gone(monkeypatch
         current_run.reset(token)
         attempts.detach()
     ((attempt,),) = attempts.take("ab" * 16).values()
-    assert len(attempt.message) == 8192
+    assert 8000 < len(attempt.message) <= 8192
     assert SECRET[:4] not in attempt.message
 
 
@@ -424,9 +424,9 @@ def test_the_numbers_of_dlts_metrics_may_be_missing():
     assert moment("yesterday") is None
     assert moment(float("nan")) is None
     assert moment(datetime(2026, 1, 1)).tzinfo is timezone.utc  # noqa: DTZ001 - what dlt may give
-    assert load_jobs_of(None, NOW, {}, {}, str) == ()
+    assert load_jobs_of(None, NOW, {}, {}) == ()
     attempt = Attempt("orders.f00.jsonl.gz", 1, "failed", NOW, NOW, "KeyboardInterrupt", "")
-    (job,) = load_jobs_of(None, NOW, {}, {attempt.job_id: (attempt,)}, str)
+    (job,) = load_jobs_of(None, NOW, {}, {attempt.job_id: (attempt,)})
     assert (job.table, job.file_format, job.state, job.rows) == ("orders", "jsonl", "failed", None)
 
 

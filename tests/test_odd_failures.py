@@ -7,6 +7,7 @@ import json
 import sys
 from concurrent.futures.process import _RemoteTraceback
 from itertools import pairwise
+from pathlib import Path
 
 import dlt
 import pytest
@@ -15,6 +16,7 @@ from dlt.pipeline.exceptions import PipelineStepFailed
 
 import dltobs
 from dltobs._describe import causes_of, chain_of, root_cause, stacktrace, type_name
+from dltobs._redaction.redactor import Redactor
 from dltobs._runs.open_run import RAISED_BY_SIGNAL, is_by_signal
 from recording import RecordingSink
 from servers import attributes_of
@@ -42,6 +44,7 @@ def told(otlp, sentry, slack):
         slack_on="failure",
         alert_cooldown=3600,
         console="off",
+        log_file="dlt.jsonl",
     )
     return sink
 
@@ -263,6 +266,83 @@ def test_the_first_exception_in_groups_of_groups_is_the_cause():
 
 
 @needs_groups
+def test_all_exceptions_of_a_group_are_told(told, sentry, slack, pipeline):
+    async def fetch(error):
+        raise error
+
+    async def fetch_inner():
+        async with asyncio.TaskGroup() as group:
+            group.create_task(fetch(TimeoutError("page 2\nfailed")))
+            group.create_task(fetch(OSError("page 3 failed")))
+
+    async def fetch_all():
+        async with asyncio.TaskGroup() as group:
+            group.create_task(fetch(KeyError("page 1 failed")))
+            group.create_task(fetch_inner())
+
+    def orders():
+        yield {"id": 1}
+        yield asyncio.run(fetch_all())
+
+    fail(pipeline(), dlt.resource(orders, name="orders"))
+    dltobs.shutdown()
+
+    failure = told.run.failure
+    assert (failure.error_type, failure.message) == ("KeyError", "'page 1 failed'")
+    assert (failure.more, failure.summary) == (2, "'page 1 failed' (and 2 more)")
+    (event,) = sentry.events
+    values = event["exception"]["values"][::-1]
+    text = "unhandled errors in a TaskGroup (2 sub-exceptions)"
+    assert [(value["type"], value["value"]) for value in values] == [
+        ("ExceptionGroup", text),
+        ("KeyError", "'page 1 failed'"),
+        ("ExceptionGroup", text),
+        ("TimeoutError", "page 2\nfailed"),
+        ("OSError", "page 3 failed"),
+    ]
+    # as sentry_sdk.utils.exceptions_from_error has it
+    chained = {"type": "chained", "handled": False}
+    assert [value["mechanism"] for value in values] == [
+        {"type": "dlt", "handled": False, "exception_id": 0, "is_exception_group": True},
+        {**chained, "exception_id": 1, "parent_id": 0, "source": "exceptions[0]"},
+        {**chained, "exception_id": 2, "parent_id": 0, "source": "exceptions[1]", "is_exception_group": True},
+        {**chained, "exception_id": 3, "parent_id": 2, "source": "exceptions[0]"},
+        {**chained, "exception_id": 4, "parent_id": 2, "source": "exceptions[1]"},
+    ]
+    assert all(value["stacktrace"]["frames"] for value in values)
+    assert "KeyError: 'page 1 failed' (and 2 more)" in slack.posts[0]["text"]
+    *_, line = Path("dlt.jsonl").read_text("utf-8").splitlines()
+    assert "KeyError: 'page 1 failed' (and 2 more)" in json.loads(line)["message"]
+
+
+@needs_groups
+def test_of_very_many_exceptions_in_a_group_some_are_described(told, sentry, pipeline):
+    members = [ValueError(f"page {number}") for number in range(1000)]
+    nested = ExceptionGroup("outer", [ExceptionGroup("inner", members), KeyError("last")])  # noqa: F821
+    fail(pipeline(), failing(nested))
+    dltobs.shutdown()
+    assert told.run.failure.summary == "page 0 (and 1,000 more)"
+    (event,) = sentry.events
+    assert 15 <= len(event["exception"]["values"]) <= 20
+
+
+class GroupError(Exception):
+    """As the one that the backport for Python 3.10 defines."""
+
+    def __init__(self, exceptions):
+        super().__init__("in a group")
+        self.exceptions = tuple(exceptions)
+
+
+GroupError.__name__ = "BaseExceptionGroup"
+
+
+def test_the_backport_of_groups_is_a_group(sink, pipeline):
+    fail(pipeline(), failing(GroupError([KeyError("one"), ValueError("two")])))
+    assert (sink.run.failure.error_type, sink.run.failure.more) == ("KeyError", 1)
+
+
+@needs_groups
 def test_a_stack_trace_tells_no_earlier_error_of_the_exceptions_in_a_group(sink, pipeline):
     async def fetch():
         message = "no such order"
@@ -465,7 +545,7 @@ def test_a_chain_goes_on_where_a_cause_cannot_be_read():
     broken = BrokenCauseError("no such order")
     broken.__context__ = KeyError("customer")
     assert list(chain_of(broken)) == [broken, broken.__context__]
-    text = stacktrace(broken)
+    text = stacktrace(broken, redact=Redactor().text)
     assert text.index("KeyError: 'customer'") < text.index("BrokenCauseError: no such order")
 
 
@@ -474,6 +554,6 @@ def test_a_stack_trace_ends_where_the_chain_does():
     for outer, inner in pairwise(errors):
         outer.__context__ = inner
     assert list(chain_of(errors[0], errors[2])) == errors[:2]
-    text = stacktrace(errors[0], errors[2])
+    text = stacktrace(errors[0], errors[2], redact=Redactor().text)
     assert "number 1" in text
     assert "number 2" not in text

@@ -279,7 +279,7 @@ def test_an_event_stays_small_however_much_failed(sentry):
     context = event["contexts"]["dlt"]
     assert len(context["failed_jobs"]) == 100
     assert context["failed_jobs_by_table"] == {f"t{number}": 600 for number in range(5)}
-    assert "characters left out" in context["failed_jobs"][0]["message"]
+    assert "characters cut" in context["failed_jobs"][0]["message"]
 
 
 @pytest.mark.parametrize("step", ["normalize", "sync"])

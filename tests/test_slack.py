@@ -86,7 +86,7 @@ def test_a_failed_run_is_one_message_with_what_it_takes(slack, pipeline):
     transaction_id = one.last_trace.transaction_id
     assert said[0] == "🔴 my_shop: extract failed"
     assert said[1:3] == ["Environment: production", "Step: extract"]
-    assert said[3].startswith("Where: resource broken, broken (test_slack.py:")
+    assert said[3].startswith("Where: resource broken (test_slack.py:")
     assert said[4] == "Outcome: failed"
     assert "Destination: duckdb / my_shop_data" in said
     assert "Worth a retry: perhaps, dlt does not say" in said
@@ -186,7 +186,7 @@ def test_schema_changes_are_one_message_a_load(slack):
     )
     step = StepFinished(RUN, "load", 1, AT, AT, schema_changes=changes)
     (text,) = emitted(slack, StepFinished(RUN, "load", 1, AT, AT), step)
-    assert text.startswith("🔵 shop: ")
+    assert text.startswith("🟠 shop: ")
     assert "orders.color" in text
     assert "orders.amount__v_text" in text
     assert "Load: 1795305345.7" in text
@@ -521,6 +521,16 @@ def test_an_unwritable_working_directory_is_no_reason_to_say_nothing(slack, pipe
     assert lines(slack)[0] == "🔴 shop: extract failed"
 
 
+def test_a_first_run_that_fails_is_one_message(slack, pipeline):
+    """Its load has made the tables, and then failed."""
+    dltobs.configure(slack_incoming_hook=slack.hook, metrics="off")
+
+    fail(pipeline(destination=refusing), [{"id": 1}], table_name="orders")
+    dltobs.shutdown()
+    (post,) = slack.posts
+    assert post["text"].startswith("🔴 shop: load failed")
+
+
 def test_three_loads_of_changing_data_are_three_messages(slack, pipeline):
     """The first in one line; then what is new, and what did not fit. A load that changes nothing says nothing."""
     dltobs.configure(slack_incoming_hook=slack.hook, metrics="off")
@@ -531,7 +541,9 @@ def test_three_loads_of_changing_data_are_three_messages(slack, pipeline):
     shop.run([dlt.resource([{"id": 1}], name="people")])
     dltobs.shutdown()
     first, second, third = (post["text"] for post in slack.posts)
-    assert "first run: 1 table" in first
+    assert first.startswith("🔵 shop: first run: 1 table")
+    assert second.startswith("🟠 shop: ")
+    assert third.startswith("🔵 shop: ")
     assert "1 new column, 1 type conflict" in second
     assert "amount__v_text" in second
     assert "note" in second

@@ -106,10 +106,17 @@ def test_a_job_is_named_once_with_the_end_of_its_stack_trace():
     assert dict(alert.facts)["Jobs"] == "1 failed"
 
 
-def chained(*infos, resource="orders"):
+def chained(*infos, resource="orders", table=None):
     *_, root = infos
     ended = Failure(
-        "extract", root.type, root.message, terminal=False, chain=infos, stacktrace="", resource=resource
+        "extract",
+        root.type,
+        root.message,
+        terminal=False,
+        chain=infos,
+        stacktrace="",
+        resource=resource,
+        table=table,
     )
     one = step("extract", failure=ended)
     return run(steps=(one,), failed_step=one)
@@ -121,6 +128,9 @@ def test_the_place_of_a_failure_is_told():
     users = Frame("/app/shop.py", 12, "fetch", "shop", "", in_app=True)
     inner = ExceptionInfo("ValueError", "no", (users, library))
     assert fact(chained(inner), "Where") == "resource orders, fetch (shop.py:12)"
+    named = replace(inner, frames=(replace(users, function="orders"),))
+    assert fact(chained(named), "Where") == "resource orders (shop.py:12)"
+    assert fact(chained(inner, table="orders"), "Where") == "resource orders, fetch (shop.py:12)"
     assert fact(
         chained(ExceptionInfo("dlt.X", "", (users,)), replace(inner, frames=(library,))), "Where"
     ) == ("resource orders, fetch (shop.py:12)")

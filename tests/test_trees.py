@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import contextvars
+import signal
+import sys
 import threading
 from collections import Counter
 
 import dlt
 import pytest
+from dlt.common.destination.exceptions import DestinationTerminalException, DestinationTransientException
 from dlt.pipeline.exceptions import PipelineStepFailed
 from dlt.pipeline.helpers import retry_load
 from opentelemetry import trace
@@ -17,7 +20,7 @@ import dltobs
 from conftest import SECRET
 from grpc_server import GrpcServer
 from scripts import PRELUDE, run_script
-from servers import OtlpServer
+from servers import OtlpServer, attributes_of
 
 METHODS = ("fork", "forkserver", "spawn")
 
@@ -192,6 +195,126 @@ def test_a_run_that_a_resource_of_another_run_starts_is_a_branch_of_its_tree(otl
     inner = otlp.named("run inner")
     extract = [span for span in otlp.spans if span.span_id == inner.parent_span_id]
     assert [span.name for span in extract] == ["extract"]
+
+
+def test_every_span_lies_within_its_parent_whatever_the_outcome(otlp, pipeline, monkeypatch):
+    """A run that goes well, fails in each step, tolerates failed jobs, tries a job or the whole run again."""
+    tries = []
+
+    @dlt.destination(name="flaky", batch_size=1)
+    def flaky(items, table):
+        tries.append(table["name"])
+        if table["name"] == "refused":
+            raise DestinationTerminalException("no place")
+        if tries.count(table["name"]) == 1:
+            raise DestinationTransientException("not yet")
+
+    @dlt.resource
+    def orders(error=None):
+        with trace.get_tracer("library").start_as_current_span("in a resource"):
+            yield {"id": 1}
+            if error is not None:
+                raise error
+
+    dltobs.configure(otlp_endpoint=otlp.url, metrics="off")
+    pipeline("ok").run(orders())
+    runs = [
+        (pipeline("extracted"), orders(ValueError("no such order"))),
+        (pipeline("normalized"), dlt.resource([{"id": 1}], name="t", schema_contract="freeze")),
+        (pipeline("loaded", destination=flaky()), dlt.resource([{"id": 1}], name="refused")),
+    ]
+    for failing, data in runs:
+        with pytest.raises(PipelineStepFailed):
+            failing.run(data)
+    pipeline("retried", destination=flaky()).run([{"id": 1}], table_name="orders")
+    monkeypatch.setenv("LOAD__RAISE_ON_FAILED_JOBS", "false")
+    pipeline("tolerant", destination=flaky()).run([{"id": 1}], table_name="refused")
+    retrying = Retrying(stop=stop_after_attempt(2), reraise=True, **dltobs.tenacity_callbacks(name="loop"))
+    with pytest.raises(PipelineStepFailed):
+        retrying(lambda: pipeline("again").run(orders(ConnectionError("down"))))
+    dltobs.shutdown()
+    ok, *others = trees_of(otlp.spans)
+    assert ok.name == "run ok"
+    assert len(others) == 6
+    failed_in = {
+        attributes_of(span)["dlt.pipeline.name"]: span.name
+        for span in otlp.spans
+        if span.status.code == 2 and span.name in STEPS and span.name != "run shop"
+    }
+    assert failed_in["extracted"] == "extract"
+    assert failed_in["normalized"] in {"extract", "normalize"}
+    assert failed_in["loaded"] == "load"
+
+
+ENDED_BY_SIGNAL = (
+    PRELUDE
+    + """
+import signal
+import dltobs
+import dlt.normalize.normalize as normalize
+from opentelemetry import trace
+from tenacity import Retrying, stop_after_attempt
+
+original = normalize.w_normalize_files
+
+def run(where, number):
+    def at(place):
+        if place == where:
+            with trace.get_tracer("library").start_as_current_span("interrupted"):
+                os.kill(os.getpid(), number)
+
+    def normalizing(*args, **options):
+        at("normalize")
+        return original(*args, **options)
+
+    normalize.w_normalize_files = normalizing
+
+    @dlt.resource
+    def orders():
+        yield [{"id": 1}]
+        at("extract")
+
+    @dlt.destination(name="posting", batch_size=1)
+    def posting(items, table):
+        at("load")
+
+    dltobs.configure(metrics="off")
+    name = f"{where}_{number}"
+    one = dlt.pipeline(name, pipelines_dir="pipelines", destination=posting, dataset_name="d")
+    Retrying(stop=stop_after_attempt(1), **dltobs.tenacity_callbacks(name=name))(lambda: one.run(orders()))
+
+children = {}
+for where in ("extract", "normalize", "load"):
+    for number in (signal.SIGTERM, signal.SIGINT):
+        pid = os.fork()
+        if not pid:
+            try:
+                run(where, int(number))
+            except BaseException:
+                pass
+            finally:
+                dltobs.shutdown()
+                os._exit(0)
+        children[pid] = where, number
+for pid in children:
+    os.waitpid(pid, 0)
+"""
+)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there is no fork")
+def test_every_span_lies_within_its_parent_where_a_signal_ends_the_run(tmp_path, otlp):
+    result = run_script(ENDED_BY_SIGNAL, tmp_path, prelude="", OTEL_EXPORTER_OTLP_ENDPOINT=otlp.url)
+    assert result.returncode == 0, result.stderr
+    assert {root.name.partition(" ")[0] for root in trees_of(otlp.spans)} == {"retry"}
+    described = [attributes_of(span) for span in otlp.spans if span.name.startswith("run ")]
+    outcomes = {attributes["dlt.pipeline.name"]: attributes["dlt.outcome"] for attributes in described}
+    steps = ("extract", "normalize", "load")
+    assert sorted(outcomes) == sorted(
+        f"{step}_{int(number)}" for step in steps for number in (signal.SIGTERM, signal.SIGINT)
+    )
+    # dlt lets a load end whose last job has begun
+    assert {outcomes[name] for name in outcomes if not name.startswith("load")} == {"terminated"}
 
 
 def test_a_run_that_fails_leaves_no_span_open(otlp, pipeline):

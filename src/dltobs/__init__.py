@@ -33,6 +33,7 @@ if TYPE_CHECKING:
         StepFinished,
         StepStarted,
         Table,
+        UncaughtError,
     )
     from dltobs._redaction.redactor import Redactor
     from dltobs._runtime import configure, flush_spool, shutdown, status
@@ -71,6 +72,7 @@ __all__ = [
     "StepFinished",
     "StepStarted",
     "Table",
+    "UncaughtError",
     "__version__",
     "before_send",
     "configure",
@@ -105,6 +107,7 @@ _LAZY = {
     "StepFinished": "dltobs._events",
     "StepStarted": "dltobs._events",
     "Table": "dltobs._events",
+    "UncaughtError": "dltobs._events",
     "before_send": "dltobs.sinks.sentry_scrub",
     "configure": "dltobs._runtime",
     "flush_spool": "dltobs._runtime",

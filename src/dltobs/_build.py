@@ -115,6 +115,7 @@ def build(settings: Settings, hook: LoggerHook) -> Setup:
                 log_file=log_file,
                 recent_lines=recent,
                 more=() if prefect is None else (prefect.handler,),
+                hook=hook,
             ),
             log_sink=log_sink,
             start_sink=start_sink,
@@ -129,7 +130,7 @@ def build(settings: Settings, hook: LoggerHook) -> Setup:
             log_file.close()
         raise
     if settings.excepthook:
-        setup.excepthook = ExceptHook(redactor, setup.log.exception_formatter)
+        setup.excepthook = ExceptHook(redactor, setup.log, dispatcher)
     if settings.handle_sigterm:
         setup.termination = _termination(setup)
     return setup

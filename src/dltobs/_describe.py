@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import builtins
 import os
 import sysconfig
 import traceback
@@ -10,20 +9,23 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dltobs._cut import MESSAGE
 from dltobs._events import ExceptionInfo, Frame
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterable, Iterator
     from types import FrameType
 
 _MAX_CHAIN = 20
 _MAX_FRAMES = 100
 _REMOTE_TRACEBACKS = {"concurrent.futures.process._RemoteTraceback", "multiprocessing.pool.RemoteTraceback"}
 """Stand as the cause of an exception that comes from another process: its traceback, as text."""
-_GROUP: Any = getattr(builtins, "BaseExceptionGroup", ())
-"""No class has it as its base with Python 3.10, which has no groups."""
-GROUP_TYPES = frozenset({"BaseExceptionGroup", "ExceptionGroup"})
-"""The types of groups that say no more than that something went wrong in them."""
+_GROUP_NAME = "BaseExceptionGroup"
+GROUP_TYPES = frozenset(
+    {_GROUP_NAME, "ExceptionGroup", f"exceptiongroup.{_GROUP_NAME}", "exceptiongroup.ExceptionGroup"}
+)
+"""The types of groups that say no more than that something went wrong in them, those of the backport too."""
+_MAX_LEAVES = 10_000
 
 
 def read(value: object, name: str) -> Any:
@@ -107,12 +109,30 @@ def root_cause(error: BaseException, until: BaseException | None = None) -> Base
     return root
 
 
+def members_of(error: BaseException) -> tuple[BaseException, ...]:
+    """Return the exceptions in a group; none if it is no group. Python 3.10 has groups as a backport only."""
+    if all(kind.__name__ != _GROUP_NAME for kind in type(error).__mro__):
+        return ()
+    members = read(error, "exceptions")
+    if not isinstance(members, tuple):
+        return ()
+    return tuple(one for one in members if isinstance(one, BaseException))
+
+
+def count_of_leaves(error: BaseException) -> int:
+    """Return how many exceptions are in a group and in the groups in it; 1 if it is no group."""
+    count, left = 0, [error]
+    while left and count < _MAX_LEAVES:
+        members = members_of(left.pop())
+        left += members
+        count += not members
+    return count
+
+
 def _named_cause(error: BaseException) -> BaseException | None:
     """The first exception of a group; else what the one who raised it named the cause."""
-    if issubclass(type(error), _GROUP):
-        members = read(error, "exceptions")
-        if isinstance(members, tuple) and members and isinstance(members[0], BaseException):
-            return members[0]
+    if members := members_of(error):
+        return members[0]
     cause = read(error, "__cause__")
     return cause if isinstance(cause, BaseException) else None
 
@@ -167,14 +187,34 @@ def describe_stack(top: FrameType | None) -> tuple[tuple[Frame, ...], str]:
     return frames, "".join(summary.format())
 
 
-def stacktrace(error: BaseException, until: BaseException | None = None) -> str:
-    """The whole chain as Python prints it, without locals, and without what `until` brings (`chain_of`)."""
+def stacktrace(
+    error: BaseException, until: BaseException | None = None, *, redact: Callable[[str, int], str]
+) -> str:
+    """Return the whole chain as Python prints it, without locals, and with long messages cut.
+
+    Args:
+        error: The outermost exception.
+        until: As for `chain_of`: what it brings is left out.
+        redact: Takes the secrets out of a text that is to be cut, and cuts it to a number of characters.
+    """
     try:
         told = traceback.TracebackException.from_exception(error, capture_locals=False)
         _leave_out(until, told, error)
-        return "".join(told.format())
+        return printed(told.format(), redact)
     except Exception:  # noqa: BLE001 - foreign code: Python reads attributes of the exceptions
-        return "\n".join(_plain_trace(one) for one in reversed(list(chain_of(error, until))))
+        return printed(
+            (f"{_plain_trace(one)}\n" for one in reversed(list(chain_of(error, until)))), redact
+        ).removesuffix("\n")
+
+
+def printed(parts: Iterable[str], redact: Callable[[str, int], str]) -> str:
+    """Return the parts of a stack trace in one text. A long part, which is a message, is redacted and cut.
+
+    Args:
+        parts: What `traceback` gives: the frames, the message of each exception.
+        redact: As for `stacktrace`.
+    """
+    return "".join(part if len(part) <= MESSAGE else f"{redact(part, MESSAGE).rstrip()}\n" for part in parts)
 
 
 def _leave_out(until: BaseException | None, told: traceback.TracebackException, error: BaseException) -> None:
@@ -194,14 +234,6 @@ def _plain_trace(error: BaseException) -> str:
     """One exception as Python prints it, if nothing can be read of it but its text."""
     frames = "".join(traceback.format_tb(error.__traceback__))
     return f"Traceback (most recent call last):\n{frames}{type_name(type(error))}: {text_of(error)}\n"
-
-
-def shortened(text: str, length: int) -> str:
-    """The beginning and the end of a long text, which is without secrets: a cut could hide half of one."""
-    if len(text) <= length:
-        return text
-    half = length // 2
-    return f"{text[:half]}\n… {len(text) - 2 * half} characters left out …\n{text[-half:]}"
 
 
 def without_frames(message: str) -> str:

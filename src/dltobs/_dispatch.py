@@ -6,6 +6,7 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeVar, runtime_checkable
 
+from dltobs._cut import MESSAGE
 from dltobs._events import RunFinished, StepFinished
 from dltobs._process.interrupts import is_raised_by_handler
 
@@ -58,7 +59,7 @@ class Dispatcher:
 
     Args:
         sinks: In the order in which each event reaches them.
-        redactor: What each event passes first.
+        redactor: What each event passes first; it cuts long texts, too.
         warner: Told of failures.
     """
 
@@ -128,7 +129,7 @@ class Dispatcher:
 
     def _clean(self, event: E) -> E:
         try:
-            return self._redactor.redact(event)
+            return self._redactor.redact(event, MESSAGE)
         except Exception as error:  # noqa: BLE001 - what happened is told all the same
             self._warner.internal_error("redaction", error)
             return self._redactor.withhold(event)

@@ -2,12 +2,15 @@
 
 All are frozen values that hold no live object of dlt's. A field that is marked with `KEEP` is an identity or
 a word of ours; the redactor leaves it as it is, so that a secret `duckdb` does not rename a destination.
+When an event is redacted, its texts are cut to `MESSAGE` of `dltobs._cut`, the stack trace to `TEXT`.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, TypeAlias
+
+from dltobs._cut import TEXT
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -59,11 +62,16 @@ class Frame:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ExceptionInfo:
-    """One exception of a chain. `type` is its class name with the module, but for builtins."""
+    """One exception of a chain. `type` is its class name with the module, but for builtins.
+
+    After a group (`ExceptionGroup`) the chain goes on with the first exception in it; `others` are the chains
+    of the other ones, of at most 15 exceptions in all.
+    """
 
     type: str = field(metadata=KEEP)
     message: str
     frames: tuple[Frame, ...]
+    others: tuple[tuple[ExceptionInfo, ...], ...] = ()
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -85,7 +93,8 @@ class Failure:
     `step` is the deepest step that failed: `extract`, `normalize`, `load`, `sync` or `run`. `chain`
     goes from the outermost exception to the one it began with; `error_type` and `message` are those of
     the root cause, which is not dlt's `PipelineStepFailed`. `job` is the one whose failure ended the step;
-    dlt may have queued it again.
+    dlt may have queued it again. `more` is the number of other exceptions in the group that failed with the
+    root cause; `summary` is the message with that number.
 
     `kind` tells whether another try may help, from the classes that dlt's exceptions have: `terminal` (will
     not go away by a retry), `transient` (may), or `unknown`, where dlt does not say: that is any exception of
@@ -97,7 +106,7 @@ class Failure:
     message: str
     terminal: bool
     chain: tuple[ExceptionInfo, ...]
-    stacktrace: str
+    stacktrace: str = field(metadata={"limit": TEXT})
     resource: str | None = None
     table: str | None = None
     job: FailedJob | None = None
@@ -105,6 +114,15 @@ class Failure:
     has_pending_data: bool = False
     is_package_partially_loaded: bool = False
     transient: bool = False
+    more: int = 0
+
+    @property
+    def summary(self) -> str:
+        """The message of the root cause, with `(and 2 more)` in its first line where a group has others."""
+        if not self.more:
+            return self.message
+        first, end, rest = self.message.partition("\n")
+        return f"{first} (and {self.more:,} more){end}{rest}"
 
     @property
     def kind(self) -> FailureKind:

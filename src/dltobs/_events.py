@@ -4,7 +4,7 @@ A run gives, in this order: `RunStarted`, then for each step `StepStarted` ... `
 `run` contains `extract`, `normalize` and `load`), then `RunFinished`. The values they are made of are
 those of `dltobs._event_parts`. After `RunStarted` may come a `RunLost` for each earlier run that died. A run
 that a signal ends gives `RunFinished` with the outcome `terminated`; no `StepFinished` comes for the steps
-that were open then: they are among its `steps`.
+that were open then: they are among its `steps`. `UncaughtError` belongs to no run.
 """
 
 from __future__ import annotations
@@ -60,6 +60,7 @@ __all__ = [
     "StepFinished",
     "StepStarted",
     "Table",
+    "UncaughtError",
 ]
 
 
@@ -224,4 +225,28 @@ class RunLost:
     outcome: Outcome = field(default="lost", metadata=KEEP)
 
 
-Event: TypeAlias = RunStarted | StepStarted | StepFinished | RunFinished | RunLost
+@dataclass(frozen=True, slots=True, eq=False)
+class UncaughtError:
+    """An exception that came out of dlt outside of any run, and that nobody has caught.
+
+    For example a secret that is missing when a source is called. It comes on the thread that the exception
+    has ended, when it has been printed. `failure.step` is empty. `script` is the name of the file that Python
+    was started with. The others are those of the active pipeline, None where there is none (see `Run`).
+    """
+
+    at: datetime
+    failure: Failure
+    script: str = field(default="", metadata=KEEP)
+    pipeline: str | None = field(default=None, metadata=KEEP)
+    destination_name: str | None = field(default=None, metadata=KEEP)
+    destination_type: str | None = field(default=None, metadata=KEEP)
+    dataset: str | None = field(default=None, metadata=KEEP)
+    working_dir: str | None = field(default=None, metadata=KEEP)
+
+    @property
+    def name(self) -> str:
+        """The name of the pipeline; without one that of the script."""
+        return self.pipeline or self.script or "dlt"
+
+
+Event: TypeAlias = RunStarted | StepStarted | StepFinished | RunFinished | RunLost | UncaughtError

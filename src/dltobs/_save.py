@@ -10,6 +10,7 @@ from dltobs import _state
 from dltobs._aside import CannotLoadAsideError, Loaded, load_aside, target_of
 from dltobs._borrowed import borrowed
 from dltobs._context.surroundings import was_watched
+from dltobs._cut import MESSAGE
 from dltobs._describe import root_cause, text_of, type_name
 from dltobs._redaction.encodings import without_surrogates
 from dltobs.exceptions import SaveError
@@ -126,7 +127,7 @@ def _in_thread(call: Callable[[], Loaded]) -> Loaded:
             results.append(call())
         except Exception as error:  # noqa: BLE001 - told below, without secrets
             cause = root_cause(error)
-            errors.append(_state.last_redactor().text(f"{type_name(type(cause))}: {text_of(cause)}"))
+            errors.append(_state.last_redactor().text(f"{type_name(type(cause))}: {text_of(cause)}", MESSAGE))
 
     thread = threading.Thread(target=work, name="dltobs-save")
     thread.start()

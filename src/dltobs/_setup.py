@@ -112,7 +112,7 @@ class Setup:
         if self.worker_pools is not None:
             self.worker_pools.redirect(self)
         if self.excepthook is not None and old.excepthook is not None:
-            old.excepthook.redirect(self.redactor, self.log.exception_formatter)
+            old.excepthook.redirect(self.redactor, self.log, self.dispatcher)
             self.excepthook = old.excepthook
         elif self.excepthook is not None:
             self.excepthook.attach()

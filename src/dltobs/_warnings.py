@@ -7,6 +7,7 @@ import logging
 import threading
 from typing import TYPE_CHECKING
 
+from dltobs._cut import MESSAGE
 from dltobs._describe import text_of
 from dltobs._process.fork_safe import fork_safe
 from dltobs._redaction.patterns import WITHHELD
@@ -60,10 +61,10 @@ class Warner:
         with contextlib.suppress(Exception):  # somebody's handler may raise; there is nobody left to tell
             logger.warning("%s", self.clean(message))
 
-    def clean(self, text: str) -> str:
-        """The text without secrets; `[withheld]` if redaction fails."""
+    def clean(self, text: str, limit: int = MESSAGE) -> str:
+        """Return the text without secrets, cut to a number of characters; `[withheld]` if redaction fails."""
         try:
-            return self._redactor.text(text)
+            return self._redactor.text(text, limit)
         except Exception:  # noqa: BLE001 - a warning must not fail for what it warns of
             return WITHHELD
 

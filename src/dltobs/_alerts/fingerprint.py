@@ -10,7 +10,7 @@ import re
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from dltobs._events import RunFinished, RunLost
+    from dltobs._events import RunFinished, RunLost, UncaughtError
 
 NAMES = 4
 """Of the parts of a fingerprint, those before the message are names."""
@@ -86,6 +86,11 @@ def fingerprint_of(event: RunFinished) -> list[str]:
 def lost_fingerprint(event: RunLost) -> list[str]:
     """The pipeline: what killed the process is not known."""
     return [event.run.pipeline, event.outcome]
+
+
+def uncaught_fingerprint(event: UncaughtError) -> list[str]:
+    """The pipeline or script, type and message."""
+    return [event.name, "uncaught", "", event.failure.error_type, stable(event.failure.message)]
 
 
 def _bounded(text: str) -> str:

@@ -69,14 +69,21 @@ class Glance:
         # by number of secrets, so that a thread that has seen fewer of them spoils nothing
         self._clean_keys: tuple[int, set[tuple[str, ...]]] = (-1, set())
 
-    def is_clean(self, value: Any) -> bool:
-        """Whether redaction would leave the value as it is; False also where that takes a closer look."""
+    def is_clean(self, value: Any, limit: int | None = None) -> bool:
+        """Whether redaction would leave the value as it is; False also where that takes a closer look.
+
+        Args:
+            value: Any value.
+            limit: The length from which on a text takes a closer look.
+        """
         size = self._size()
         if self._clean_keys[0] != size:
             self._clean_keys = (size, set())
         look = _Look([], _MAX_CONTAINERS, self._clean_keys[1], set())
         try:
             self._collect(value, look, 0)
+            if limit is not None and max(map(len, look.texts), default=0) > limit:
+                return False
             if self._finds(_SEPARATOR.join((*look.texts, *chain.from_iterable(look.new_keys)))):
                 return False
         except Exception:  # noqa: BLE001 - an object of the user's own; the closer look copes with all of them

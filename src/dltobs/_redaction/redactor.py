@@ -11,6 +11,7 @@ import re
 from itertools import chain
 from typing import TYPE_CHECKING, NamedTuple, TypeVar, cast
 
+from dltobs._cut import redacted_and_cut
 from dltobs._redaction.automaton import build_search
 from dltobs._redaction.decoding import CODINGS, decodings, without_cut_code
 from dltobs._redaction.encodings import (
@@ -36,12 +37,16 @@ if TYPE_CHECKING:
 _TELLING_LENGTH = 4
 """Fewer characters at the end of a text are rather an accident than the beginning of a secret."""
 
+_LONG_TEXTS = 32
+"""How many long texts are remembered, redacted and cut."""
+
 
 class _Automaton(NamedTuple):
     """The automaton, and what its pattern numbers mean.
 
     Numbers below `plain` are forms of secrets, below `base64` their base64 forms, the rest is what
-    `triggers` names the rules of. `size` is the number of secrets that it was built from.
+    `triggers` names the rules of. `size` is the number of secrets that it was built from, `longest` the
+    length of the longest form of one.
     """
 
     find: Search
@@ -49,6 +54,7 @@ class _Automaton(NamedTuple):
     base64: int
     triggers: dict[int, int]
     size: int
+    longest: int
 
 
 class Redactor:
@@ -82,6 +88,7 @@ class Redactor:
         # only ever grows, so its size tells whether an automaton is up to date
         self._forms: dict[str, tuple[set[str], set[str]]] = {}
         self._automaton: _Automaton | None = None
+        self._long_texts: dict[tuple[int, int, int, int], str] = {}
         self.add(*values)
 
     def __repr__(self) -> str:
@@ -114,13 +121,33 @@ class Redactor:
             or bool(self._rules_for(text, automaton, hits))
         )
 
-    def text(self, text: str) -> str:
-        """The text without secrets; the very same object where there is none."""
+    def text(self, text: str, limit: int | None = None) -> str:
+        """Return the text without secrets; the very same object where there is none.
+
+        Args:
+            text: Any text.
+            limit: The most characters to keep, of a beginning and an end; the middle of a longer text is not
+                searched. None: all.
+        """
+        if limit is not None and len(text) > limit:
+            return self._cut_text(text, limit)
         automaton, hits = self._scan(text)
         clean = self._replaced(text, automaton, hits) if hits else text
         for pattern in self._patterns:
             clean = pattern.sub(MARKER, clean)
         return text if clean == text else clean
+
+    def _cut_text(self, text: str, limit: int) -> str:
+        """Redact and cut a long text, once for all handlers, events and sinks that have it."""
+        key = (str.__hash__(text), len(text), limit, len(self._forms))
+        clean = self._long_texts.get(key)
+        if clean is None:
+            automaton, _ = self._scan("")
+            clean = redacted_and_cut(text, limit, self.text, automaton.longest)
+            if len(self._long_texts) >= _LONG_TEXTS:
+                self._long_texts.clear()
+            self._long_texts[key] = clean
+        return clean
 
     def cut_text(self, text: str) -> str:
         """As `text()`, for one that may have been cut off in the middle of a secret."""
@@ -133,19 +160,24 @@ class Redactor:
                     return clean[: position(len(end) - length)] + MARKER
         return clean
 
-    def redact(self, value: T) -> T:
-        """A value of the same shape without secrets, which shares with it what did not change.
+    def redact(self, value: T, limit: int | None = None) -> T:
+        """Return a value of the same shape without secrets, which shares with it what did not change.
 
         Strings, bytes, mappings, sequences, sets and dataclasses are walked; other values, numbers among
         them, are returned as they are. Fields of dataclasses that are marked with
         `metadata={"redact": False}` are not touched. A container that cannot be read, that contains
         itself or lies too deep is `[withheld]`.
-        """
-        return cast("T", Walk(self.text, self._keys, self._glance.is_clean).walk(value, 0))
 
-    def is_clean(self, value: object) -> bool:
+        Args:
+            value: Any value.
+            limit: The most characters to keep of each text, as for `text()`; a field of a dataclass that is
+                marked with `metadata={"limit": number}` has a limit of its own. None: all.
+        """
+        return cast("T", Walk(self.text, self._keys, self.is_clean, limit).walk(value, 0))
+
+    def is_clean(self, value: object, limit: int | None = None) -> bool:
         """Whether `redact()` would leave a value as it is: one scan of all of its texts. False is a doubt."""
-        return self._glance.is_clean(value)
+        return self._glance.is_clean(value, limit)
 
     def is_secret_name(self, name: str) -> bool:
         """Whether a text under this name is withheld, whatever it is: `password`, `api_key`."""
@@ -153,7 +185,7 @@ class Redactor:
 
     def withhold(self, value: T) -> T:
         """A value of the same shape in which every text that `redact()` would look at is `[withheld]`."""
-        return cast("T", Walk(lambda _: WITHHELD, self._keys).walk(value, 0))
+        return cast("T", Walk(lambda *_: WITHHELD, self._keys).walk(value, 0))
 
     def _begun_at_end(self, text: str) -> int:
         """How much of a secret stands at the end of the text, if its rest was cut off."""
@@ -182,6 +214,7 @@ class Redactor:
             len(plain) + len(base64),
             {number: rule for number, (_, rule) in enumerate(self._literals, len(plain) + len(base64))},
             len(known),
+            max(map(len, chain(plain, base64)), default=0),
         )
 
     def _replaced(self, text: str, automaton: _Automaton, hits: list[tuple[int, int, int]]) -> str:

@@ -23,25 +23,31 @@ class Walk:
     """Rebuilds one value, sharing with it what did not change.
 
     Args:
-        text: Gives the replacement of a text; the same object where there is nothing to replace.
+        text: Gives the replacement of a text, cut to a limit; the same object where nothing changes.
         keys: Names under which a value is withheld, whatever it is.
         is_clean: Whether a container is known to need no replacement; False is no more than a doubt.
+        limit: The most characters of a text, as for `Redactor.redact()`.
     """
 
     def __init__(
-        self, text: Callable[[str], str], keys: KeyNames, is_clean: Callable[[Any], bool] = lambda _: False
+        self,
+        text: Callable[[str, int | None], str],
+        keys: KeyNames,
+        is_clean: Callable[[Any, int | None], bool] = lambda *_: False,
+        limit: int | None = None,
     ) -> None:
         self._text = text
+        self._limit = limit
         self._keys = keys
         self._is_clean = is_clean
         # by identity; the values are kept so that no identity is used twice
         self._seen: dict[tuple[int, str | None], tuple[Any, Any]] = {}
 
-    def walk(self, value: Any, depth: int, name: str | None = None) -> Any:
-        """The clean value; `name` is that of the secret field in which it lies."""
+    def walk(self, value: Any, depth: int, name: str | None = None, limit: int | None = None) -> Any:
+        """The clean value; `name` is that of the secret field in which it lies, `limit` that of its own."""
         kind = type(value)  # a proxy may pretend to be of another class
         if issubclass(kind, str):
-            return self._text(value) if name is None or not value else MARKER
+            return self._text(value, limit or self._limit) if name is None or not value else MARKER
         if value is None or issubclass(kind, (int, float, range)):
             return MARKER if name is not None and self._keys.covers(name, value) else value
         if issubclass(kind, (bytes, bytearray, memoryview)):
@@ -57,7 +63,7 @@ class Walk:
         return self._seen[key][1]
 
     def _container(self, value: Any, depth: int, name: str | None) -> Any:
-        if name is None and self._is_clean(value):
+        if name is None and self._is_clean(value, self._limit):
             return value
         try:
             parts = _parts(value)
@@ -74,13 +80,13 @@ class Walk:
             return MARKER.encode() if isinstance(value, memoryview) else type(value)(MARKER.encode())
         data = value.tobytes() if isinstance(value, memoryview) else value
         text = data.decode("utf-8", "surrogateescape")
-        clean = self._text(text)
+        clean = self._text(text, self._limit)
         return value if clean is text else type(data)(clean.encode("utf-8", "surrogateescape"))
 
-    def _named(self, key: Any, item: Any, depth: int, name: str | None) -> Any:
+    def _named(self, key: Any, item: Any, depth: int, name: str | None, limit: int | None = None) -> Any:
         if name is None and isinstance(key, str) and self._keys.covers_texts(key):
             name = key
-        return self.walk(item, depth, name)
+        return self.walk(item, depth, name, limit)
 
     def _mapping(self, value: Any, parts: list[tuple[Any, Any]], depth: int, name: str | None) -> Any:
         clean: dict[Any, Any] = {}
@@ -94,7 +100,9 @@ class Walk:
         return clean if is_changed else value
 
     def _dataclass(self, value: Any, parts: list[tuple[str, Any]], depth: int, name: str | None) -> Any:
-        changes = {field: self._named(field, item, depth, name) for field, item in parts}
+        fields = () if self._limit is None else dataclasses.fields(value)
+        limits = {one.name: one.metadata["limit"] for one in fields if "limit" in one.metadata}
+        changes = {field: self._named(field, item, depth, name, limits.get(field)) for field, item in parts}
         changes = {field: changes[field] for field, item in parts if changes[field] is not item}
         if not changes:
             return value

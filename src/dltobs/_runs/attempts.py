@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 
 _MAX_ATTEMPTS = 64
 """Of a job; of more, the first ones and the last are kept."""
-_MAX_MESSAGE = 8 * 1024
 _STATES = frozenset({"completed", "failed", "retry"})
 
 
@@ -126,5 +125,5 @@ def _attempt(
         started_at=started_at,
         finished_at=max(datetime.now(timezone.utc), started_at),
         error_type=None if cause is None else type_name(type(cause)),
-        message=None if cause is None else clean(text_of(cause))[:_MAX_MESSAGE],
+        message=None if cause is None else clean(text_of(cause)),
     )

@@ -2,9 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
-from dltobs._describe import causes_of, chain_of, describe, is_of_dlt, read, stacktrace, text_of, type_name
+from dltobs._describe import (
+    causes_of,
+    chain_of,
+    count_of_leaves,
+    describe,
+    is_of_dlt,
+    members_of,
+    read,
+    stacktrace,
+    text_of,
+    type_name,
+)
 from dltobs._events import ExceptionInfo, FailedJob, Failure, FailureKind
 
 if TYPE_CHECKING:
@@ -13,6 +25,8 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 _UNKNOWN: FailureKind = "unknown"
+_MAX_OTHERS = 15
+"""Exceptions in groups, beside the first ones; Python prints as many of a group."""
 _NOWHERE: tuple[str | None, str | None] = (None, None)
 
 
@@ -22,15 +36,16 @@ class Attempt(Protocol):
     def __call__(self, default: T, part: Callable[[], T], /) -> T: ...
 
 
-def failure_of(
+def failure_of(  # noqa: PLR0913 - the last three say how to read
     step: str,
     error: BaseException,
     exception_traces: Any = None,
     *,
     until: BaseException | None,
     attempt: Attempt,
+    redact: Callable[[str, int], str],
 ) -> Failure:
-    """A failure described.
+    """Describe a failure.
 
     Args:
         step: The step that reports it; the exception may know better (`sync` inside `run`).
@@ -38,6 +53,7 @@ def failure_of(
         exception_traces: dlt's own traces of it, for the name of the resource.
         until: The exception that was being handled when the run was called, which is none of its own.
         attempt: Reads each part: exceptions are foreign code, and one part missing leaves the others.
+        redact: Takes the secrets out of a message in the stack trace that is to be cut, and cuts it.
     """
     from dlt.pipeline.exceptions import PipelineStepFailed
 
@@ -53,8 +69,8 @@ def failure_of(
         error_type=type_name(type(causes[-1])),
         message=text_of(causes[-1]),
         terminal=kind == "terminal",
-        chain=tuple(_described(one, attempt) for one in chain_of(error, until)),
-        stacktrace=attempt("", lambda: stacktrace(error, until)),
+        chain=_chain(error, until, attempt, [_MAX_OTHERS]),
+        stacktrace=attempt("", lambda: stacktrace(error, until, redact=redact)),
         resource=resource,
         table=table,
         job=job,
@@ -62,7 +78,36 @@ def failure_of(
         has_pending_data=is_wrapped and bool(outer.has_pending_data),
         is_package_partially_loaded=is_wrapped and bool(outer.is_package_partially_loaded),
         transient=kind == "transient",
+        more=attempt(0, lambda: _more(causes)),
     )
+
+
+def _chain(
+    error: BaseException, until: BaseException | None, attempt: Attempt, room: list[int]
+) -> tuple[ExceptionInfo, ...]:
+    """Describe an exception and those it came from, with the other exceptions of a group.
+
+    Args:
+        error: The outermost exception.
+        until: As for `failure_of`.
+        attempt: As for `failure_of`.
+        room: How many more exceptions of groups may be described.
+    """
+    chain = []
+    for one in chain_of(error, until):
+        others = []
+        for other in members_of(one)[1:]:
+            if room[0] > 0:
+                room[0] -= 1
+                others.append(_chain(other, until, attempt, room))
+        info = _described(one, attempt)
+        chain.append(replace(info, others=tuple(others)) if others else info)
+    return tuple(chain)
+
+
+def _more(causes: Sequence[BaseException]) -> int:
+    """Count the exceptions in the outermost group beside the one that is the root cause."""
+    return next((count_of_leaves(one) - 1 for one in causes if members_of(one)), 0)
 
 
 def _described(error: BaseException, attempt: Attempt) -> ExceptionInfo:

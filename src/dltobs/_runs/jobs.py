@@ -10,12 +10,10 @@ from dltobs._event_parts import FOLLOW_UP_FORMATS
 from dltobs._events import Job, Resource, Table
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from dltobs._events import Attempt
 
-_MAX_MESSAGE = 16 * 1024
-"""Characters of a failed message, which is a stack trace; its end says what happened."""
 _INTERNAL = "_dlt_"
 
 
@@ -102,7 +100,6 @@ def load_jobs_of(
     since: datetime,
     files: Mapping[str, WrittenFile],
     attempts: Mapping[str, tuple[Attempt, ...]],
-    clean: Callable[[str], str],
 ) -> tuple[Job, ...]:
     """The jobs that a load has run.
 
@@ -112,7 +109,6 @@ def load_jobs_of(
             earlier runs, too.
         files: What is known of their files.
         attempts: The tries in this load, by job id.
-        clean: Takes the secrets out of a message, before it is cut, perhaps in the middle of one.
     """
     known = dict(_package_jobs(info))
     jobs = {}
@@ -127,8 +123,8 @@ def load_jobs_of(
     def job(job_id: str) -> Job:
         tries = attempts.get(job_id, ())
         message = _message(jobs.get(job_id), known.get(job_id), tries)
-        cut = None if message is None else clean(text_of(message))[-_MAX_MESSAGE:]
-        return _job(job_id, jobs.get(job_id), known.get(job_id), files.get(job_id), tries, cut)
+        text = None if message is None else text_of(message)
+        return _job(job_id, jobs.get(job_id), known.get(job_id), files.get(job_id), tries, text)
 
     return tuple(map(job, ids))
 

@@ -123,7 +123,7 @@ class StepReader:
         folder = state.run.working_dir
         packages = state.files if folder is None else {**known_files(folder), **state.files}
         files = {job_id: file for package in packages.values() for job_id, file in package.items()}
-        return load_jobs_of(step_info, step.started_at, files, attempts, self._warner.clean)
+        return load_jobs_of(step_info, step.started_at, files, attempts)
 
     def _schema_changes(
         self, state: OpenRun, info: Any, pipeline: SupportsPipeline
@@ -172,5 +172,6 @@ class StepReader:
                 step_trace.exception_traces,
                 until=state.error_at_start,
                 attempt=self.attempt,
+                redact=self._warner.clean,
             ),
         )

@@ -12,6 +12,7 @@ import weakref
 from typing import TYPE_CHECKING, Any, TypedDict
 
 from dltobs import _state
+from dltobs._cut import MESSAGE
 from dltobs._describe import causes_of, root_cause, text_of, type_name
 from dltobs._redaction.patterns import WITHHELD
 from dltobs._runs.attempt_context import RetryAttempt, current_attempt, enter, opened, over
@@ -259,7 +260,7 @@ def _reason(error: BaseException) -> str:
     cause = root_cause(error)
     try:
         # before lines are joined and the end is cut off: a secret that has been changed is not found
-        clean = _state.current_redactor().text(f"{type_name(type(cause))}: {text_of(cause)}")
+        clean = _state.current_redactor().text(f"{type_name(type(cause))}: {text_of(cause)}", MESSAGE)
         return " ".join(clean.split())[:_MAX_REASON]
     except Exception:  # noqa: BLE001 - better no reason than a secret
         return WITHHELD

@@ -11,6 +11,7 @@ from pythonjsonlogger.orjson import OrjsonFormatter
 
 from dltobs import _state
 from dltobs._context.surroundings import labels_of
+from dltobs._cut import MESSAGE, TEXT
 from dltobs._describe import text_of, type_name
 from dltobs._redaction.patterns import WITHHELD
 from dltobs._state import current_redactor
@@ -25,6 +26,7 @@ from dltobs.logs.records import (
     extra_of,
     message_of,
     stacktrace_of,
+    without_large_values,
 )
 
 if TYPE_CHECKING:
@@ -153,7 +155,8 @@ class JsonFormatter(OrjsonFormatter):
             if EXCEPTION_ATTRIBUTE in attributes:
                 return None
             members = self._members_of(extra_of(record))
-        if (self._redactor or current_redactor()).finds(f"{message}\n{texts}{members}"):
+        text = f"{message}\n{texts}{members}"
+        if len(text) > TEXT or (self._redactor or current_redactor()).finds(text):
             return None
         start = self._timestamp(record.created)
         return f"{start}{before}{dumps(message)}{self._fixed}{ids.members}{after}{members}}}"
@@ -161,7 +164,10 @@ class JsonFormatter(OrjsonFormatter):
     def _line(self, record: logging.LogRecord) -> str:
         """The line of any record, its values redacted one by one."""
         redactor = self._redactor or current_redactor()
-        redact = redactor.redact
+
+        def redact(value: Any) -> Any:
+            return redactor.redact(value, TEXT)
+
         message: object = message_of(record)
         extra = extra_of(record)
         if isinstance(record.msg, dict):
@@ -169,12 +175,15 @@ class JsonFormatter(OrjsonFormatter):
             message = text_of(given.pop("message", ""))
             extra = {**given, **extra}
         more: dict[str, Any] = {}
-        stacktrace = stacktrace_of(record)
+        stacktrace = stacktrace_of(record, redactor)
         if stacktrace:
             more["exception"] = {"stacktrace": redact(stacktrace)}
         info = exc_info_of(record)
         if info is not None:
-            described = {"type": redact(type_name(info[0])), "message": redact(text_of(info[1]))}
+            described = {
+                "type": redact(type_name(info[0])),
+                "message": redactor.text(text_of(info[1]), MESSAGE),
+            }
             more["exception"] = {**described, **more["exception"]}
         told = described_exception(record, redactor)
         if told is not None:
@@ -183,7 +192,7 @@ class JsonFormatter(OrjsonFormatter):
         if record.stack_info:
             more["stack"] = redact(record.stack_info)
         # once they have met the encoder, there are no objects left that could hide a secret
-        more.update(redact(json.loads(dumps({**self._fixed_extra, **_renamed(extra)}))))
+        more.update(redact(json.loads(dumps({**self._fixed_extra, **without_large_values(_renamed(extra))}))))
         origin = _origin(record, *redact([record.threadName, record.filename, record.funcName]))
         return self._rendered(record, origin, redact(message), more)
 

@@ -10,6 +10,7 @@ from datetime import datetime, timezone
 from typing import Any
 
 from dltobs import _state
+from dltobs._cut import MESSAGE
 from dltobs._events import LogLine
 from dltobs._warnings import Warner
 from dltobs.logs.formatters import JsonFormatter
@@ -152,7 +153,8 @@ def _without_progress_bar(stream: Any) -> Any:
 class RecentLines(SafeHandler):
     """Remembers the last records of each run that is on, for the report of a failure.
 
-    The lines are as they were logged: they pass the redactor with the event that carries them.
+    Long lines are redacted and cut. The others are as they were logged: they pass the redactor with the event
+    that carries them.
     """
 
     subject = "log memory"
@@ -182,7 +184,10 @@ class RecentLines(SafeHandler):
             lines = self._lines.get(correlation.transaction_id)
             if lines is not None:
                 at = datetime.fromtimestamp(record.created, timezone.utc)
-                lines.append(LogLine(at, record.levelname, record.name, message_of(record)))
+                message = message_of(record)
+                if len(message) > MESSAGE:
+                    message = _state.current_redactor().text(message, MESSAGE)
+                lines.append(LogLine(at, record.levelname, record.name, message))
         except Exception:  # noqa: BLE001 - logging's own rule: a handler does not raise
             self.handleError(record)
 

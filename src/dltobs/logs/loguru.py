@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from loguru import logger
 
 from dltobs._context.surroundings import labels_of
+from dltobs._cut import TEXT
 from dltobs._describe import text_of
 from dltobs._redaction.patterns import WITHHELD
 from dltobs._state import current_redactor
@@ -108,7 +109,7 @@ def stand_in_for(record: logging.LogRecord, redactor: Redactor) -> Any:
     if info is None:
         return None
     try:
-        text = redactor.text(text_of(info[1]))
+        text = redactor.text(text_of(info[1]), TEXT)
     except Exception:  # noqa: BLE001 - the record must appear all the same
         text = WITHHELD
     kind = _stand_in_type(info[0].__name__, info[0].__module__)

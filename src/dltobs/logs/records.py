@@ -10,9 +10,10 @@ from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
 from dltobs._context.current import Correlation, current_correlation
-from dltobs._describe import text_of, type_name
+from dltobs._cut import TEXT
+from dltobs._describe import printed, text_of, type_name
 from dltobs._redaction.patterns import WITHHELD
-from dltobs.logs.plain import plain
+from dltobs.logs.plain import dumps, plain
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -155,13 +156,28 @@ def exc_info_of(record: logging.LogRecord) -> ExcInfo | None:
     return info if isinstance(info, tuple) and info[0] is not None else None
 
 
-def stacktrace_of(record: logging.LogRecord) -> str:
-    """The stack trace of the record's exception, as Python prints it; empty where there is none."""
+def without_large_values(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the fields, with each large collection as a text of JSON, which can be cut."""
+
+    def bounded(value: Any) -> Any:
+        if value is None or isinstance(value, (str, int, float)):
+            return value
+        text = dumps(value)
+        return text if len(text) > TEXT else value
+
+    return {name: bounded(value) for name, value in fields.items()}
+
+
+def stacktrace_of(record: logging.LogRecord, redactor: Redactor) -> str:
+    """Return the stack trace of the record's exception, as Python prints it; empty where there is none.
+
+    Long messages in it are cut, and only these have passed the redactor.
+    """
     info = exc_info_of(record)
     if info is None:
         return record.exc_text or ""
     try:
-        return "".join(traceback.format_exception(*info)).rstrip("\n")
+        return printed(traceback.format_exception(*info), redactor.text).rstrip("\n")
     except Exception:  # noqa: BLE001 - exceptions are foreign code, too
         return f"{type_name(info[0])}: {text_of(info[1])}"
 
@@ -182,7 +198,7 @@ _FREE_TEXTS = ("threadName", "processName", "pathname", "filename", "module", "f
 
 
 def redacted_copy(record: logging.LogRecord, redactor: Redactor) -> logging.LogRecord:
-    """A copy whose texts are without secrets and final.
+    """Return a copy whose texts are without secrets, cut to `TEXT` and final.
 
     The arguments are in the message, the exception is text (`exc_text`), and objects among the extra fields
     are text. If redaction itself fails, all of them are `[withheld]`.
@@ -192,14 +208,15 @@ def redacted_copy(record: logging.LogRecord, redactor: Redactor) -> logging.LogR
     extra = extra_of(record)
     for name in [name for name in attributes if name not in _KNOWN_MARKED_ATTRIBUTES or name in extra]:
         del attributes[name]
-    texts = {"msg": message_of(record), "exc_text": stacktrace_of(record), "stack_info": record.stack_info}
+    texts = {"msg": message_of(record), "stack_info": record.stack_info}
     texts |= {name: record.__dict__.get(name) for name in _FREE_TEXTS}
     correlation = correlation_of(record)
     copy.args = None
     copy.exc_info = None
     try:
-        attributes.update({name: text and redactor.text(text) for name, text in texts.items()})
-        attributes.update(redactor.redact(plain(extra)))
+        texts["exc_text"] = stacktrace_of(record, redactor)
+        attributes.update({name: text and redactor.text(text, TEXT) for name, text in texts.items()})
+        attributes.update(redactor.redact(plain(without_large_values(extra)), TEXT))
     except Exception:  # noqa: BLE001 - the record must appear all the same
         attributes.update({name: text and WITHHELD for name, text in texts.items()})
         attributes.update(dict.fromkeys(extra, WITHHELD))

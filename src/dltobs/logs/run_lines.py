@@ -225,10 +225,11 @@ def _place_of(failure: Failure) -> str:
 
 def _cause_of(failure: Failure) -> str:
     """Return type and message of the root cause in one line; of a signal its name."""
-    message = _one_line(failure.message)
+    message = _one_line(failure.summary)
     if failure.error_type == "Signal":
         return message
-    return f"{failure.error_type}: {message}" if message else failure.error_type
+    more = f" (and {failure.more:,} more)" if failure.more else ""
+    return f"{failure.error_type}: {message}{more}" if message else f"{failure.error_type}{more}"
 
 
 def _one_line(text: str) -> str:

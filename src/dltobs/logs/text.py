@@ -6,6 +6,7 @@ import logging
 import os
 from typing import TYPE_CHECKING
 
+from dltobs._cut import TEXT
 from dltobs._state import current_redactor
 from dltobs.logs.plain import dumps
 from dltobs.logs.records import (
@@ -49,9 +50,9 @@ class TextFormatter(logging.Formatter):
         try:
             copy = logging.makeLogRecord(record.__dict__)
             copy.msg, copy.args = message_of(record), None
-            copy.exc_text, copy.exc_info = stacktrace_of(record) or None, None
+            copy.exc_text, copy.exc_info = stacktrace_of(record, redactor) or None, None
             text = self._finish(copy)
-            if not redactor.finds(text):
+            if len(text) <= TEXT and not redactor.finds(text):
                 return text
         except Exception:  # noqa: BLE001, S110 - the redacted copy is rendered, or withheld
             pass

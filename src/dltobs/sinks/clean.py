@@ -13,6 +13,7 @@ from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.trace import Link, SpanContext, TraceState
 from opentelemetry.trace.status import Status
 
+from dltobs._cut import TEXT
 from dltobs._redaction.encodings import without_surrogates
 from dltobs._redaction.patterns import WITHHELD
 
@@ -40,11 +41,11 @@ IDENTITIES = frozenset(
 class Withholding:
     """Stands in for a redactor that fails."""
 
-    def text(self, _: str) -> str:
+    def text(self, _: str, limit: int | None = None) -> str:  # noqa: ARG002 - the redactor's
         """Nothing of the text."""
         return WITHHELD
 
-    def redact(self, value: Mapping[str, Any]) -> dict[str, Any]:
+    def redact(self, value: Mapping[str, Any], limit: int | None = None) -> dict[str, Any]:  # noqa: ARG002
         """Numbers and truth values alone."""
         return {key: self._withheld(item) for key, item in value.items()}
 
@@ -58,12 +59,12 @@ class Withholding:
 class Encodable:
     """Stands in for a redactor where a text holds lone surrogates, which UTF-8 has no place for."""
 
-    def text(self, text: str) -> str:
+    def text(self, text: str, limit: int | None = None) -> str:  # noqa: ARG002 - the redactor's
         """The text without them; the same object where there are none."""
         clean = without_surrogates(text)
         return text if clean == text else clean
 
-    def redact(self, value: Mapping[str, Any]) -> dict[str, Any]:
+    def redact(self, value: Mapping[str, Any], limit: int | None = None) -> dict[str, Any]:  # noqa: ARG002
         """The same for all texts of attributes."""
         return {self.text(key): self._encodable(item) for key, item in value.items()}
 
@@ -116,14 +117,14 @@ def clean_span(span: ReadableSpan, redactor: Redactor, resource: Resource) -> Re
     is_ours = scope is not None and scope.name == SCOPE
     kept = IDENTITIES if is_ours else frozenset()
     clean_of_scope = None if scope is None else clean_scope(scope, redactor)
-    name = span.name if is_ours else redactor.text(span.name)
+    name = span.name if is_ours else redactor.text(span.name, TEXT)
     own_attributes = span.attributes or {}  # made anew at each access
     attributes = clean_attributes(own_attributes, redactor, kept)
     context = None if span.context is None else _context(span.context, redactor)
     events = [_event(event, redactor, kept) for event in span.events]
     links = [_link(link, redactor) for link in span.links]
     description = span.status.description or ""
-    clean_description = redactor.text(description) if description else ""
+    clean_description = redactor.text(description, TEXT) if description else ""
     if (
         name is span.name
         and context is span.context
@@ -162,16 +163,22 @@ def _bounded(items: Sequence[Any], dropped: int) -> BoundedList[Any]:
 def clean_attributes(
     attributes: Mapping[str, Any], redactor: Redactor, kept: frozenset[str] = frozenset()
 ) -> Mapping[str, Any]:
-    """The attributes without secrets but for the `kept` ones: the same object where there are none."""
+    """Return the attributes without secrets, cut to `TEXT`, but for the `kept` ones.
+
+    It is the same object where nothing has changed.
+    """
     open_to_all = {key: value for key, value in attributes.items() if key not in kept}
-    clean = redactor.redact(open_to_all)
+    clean = redactor.redact(open_to_all, TEXT)
     if clean.keys() == open_to_all.keys() and all(clean[key] is open_to_all[key] for key in clean):
         return attributes
     return {**clean, **{key: value for key, value in attributes.items() if key in kept}}
 
 
 def _event(event: Event, redactor: Redactor, kept: frozenset[str]) -> Event:
-    name, attributes = redactor.text(event.name), clean_attributes(event.attributes or {}, redactor, kept)
+    name, attributes = (
+        redactor.text(event.name, TEXT),
+        clean_attributes(event.attributes or {}, redactor, kept),
+    )
     if name is event.name and attributes is event.attributes:
         return event
     return Event(name, attributes, event.timestamp)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from opentelemetry.sdk.trace import SpanLimits
 from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 
+from dltobs._cut import TEXT
 from dltobs._spool.files import id_of
 from dltobs.sinks.answers import Ear
 from dltobs.sinks.clean import Encodable, Withholding, clean_resource, clean_scope, clean_span, texts_in
@@ -151,7 +152,7 @@ class RedactingExporter(SpanExporter):
             return (
                 all(one is resource or one == resource for one in resources)
                 and all(one is None or clean_scope(one, self._redactor) is one for one in scopes)
-                and self._redactor.is_clean([texts_in(span) for span in spans])
+                and self._redactor.is_clean([texts_in(span) for span in spans], TEXT)
             )
         except Exception:  # noqa: BLE001 - then each span is looked at by itself
             return False
@@ -180,8 +181,8 @@ class _CutAware:
         self._redactor = redactor
         self._lengths = lengths
 
-    def redact(self, value: Mapping[str, Any]) -> dict[str, Any]:
-        clean = self._redactor.redact(value)
+    def redact(self, value: Mapping[str, Any], limit: int | None = None) -> dict[str, Any]:
+        clean = self._redactor.redact(value, limit)
         return {key: self._without_ends(item, value.get(key)) for key, item in clean.items()}
 
     def _without_ends(self, clean: Any, original: Any) -> Any:

@@ -6,7 +6,7 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from dltobs._alerts.fingerprint import telling_line
-from dltobs._describe import shortened
+from dltobs._cut import cut
 from dltobs._event_parts import total
 from dltobs._redaction.encodings import without_surrogates
 
@@ -91,15 +91,15 @@ def _error(event: RunFinished) -> tuple[str | None, str | None]:
     """Type and message of what went wrong: of failed jobs, those of the first."""
     failure = event.failure
     if failure is not None:
-        return failure.error_type, shortened(failure.message, _MAX_TEXT)
+        return failure.error_type, cut(failure.summary, _MAX_TEXT)
     if not event.failed_jobs:
         return None, None
     failed = event.failed_jobs[0]
     jobs = [job for step in event.steps for job in step.load_jobs if job.job_id == failed.job_id]
     last = next((job.attempts[-1] for job in reversed(jobs) if job.attempts), None)
     if last is not None and last.message is not None:
-        return last.error_type, shortened(last.message, _MAX_TEXT)
-    return None, shortened(telling_line(failed.message), _MAX_TEXT)
+        return last.error_type, cut(last.message, _MAX_TEXT)
+    return None, cut(telling_line(failed.message), _MAX_TEXT)
 
 
 def _identity(run: Run, process: Mapping[str, Any]) -> dict[str, Any]:
@@ -137,7 +137,7 @@ def _step(key: str, step: StepFinished) -> dict[str, Any]:
         "rows": total(job.rows for job in loaded) if step.load_jobs else step.rows,
         "bytes": total(job.bytes for job in loaded) if step.load_jobs else step.bytes,
         "error_type": None if failure is None else failure.error_type,
-        "error_message": None if failure is None else shortened(failure.message, _MAX_TEXT),
+        "error_message": None if failure is None else cut(failure.summary, _MAX_TEXT),
         "span_id": step.span_id,
     }
 
@@ -189,7 +189,7 @@ def _jobs(key: str, steps: Iterable[StepFinished]) -> list[dict[str, Any]]:
             "rows": job.rows,
             "bytes": job.bytes,
             "retry_count": job.retry_count,
-            "error_message": shortened(job.failed_message, _MAX_TEXT) if job.failed_message else None,
+            "error_message": cut(job.failed_message, _MAX_TEXT) if job.failed_message else None,
         }
         for load_id, job in found[:_MAX_JOBS]
     ]

@@ -9,7 +9,7 @@ from sentry_sdk import Client
 
 from dltobs._alerts.fingerprint import NAMES
 from dltobs._alerts.links import publish
-from dltobs._events import RunFinished, RunLost, RunStarted
+from dltobs._events import RunFinished, RunLost, RunStarted, UncaughtError
 from dltobs._redaction.patterns import WITHHELD
 from dltobs.sinks.sentry_crons import check_in_of
 from dltobs.sinks.sentry_event import report
@@ -17,6 +17,7 @@ from dltobs.sinks.sentry_lost import lost_report
 from dltobs.sinks.sentry_scrub import OURS, scrub
 from dltobs.sinks.sentry_tags import default_release, process_tags
 from dltobs.sinks.sentry_transport import transport_class
+from dltobs.sinks.sentry_uncaught import uncaught_report
 
 if TYPE_CHECKING:
     from dltobs._events import Event
@@ -30,6 +31,8 @@ _LONGEST_TEXT = 100_000
 
 class SentrySink:
     """Reports each run that went wrong, once, from the deepest step that failed; checks in for each run.
+
+    An uncaught exception outside of any run is reported as well.
 
     The client is private: no integration of the SDK is installed, and the application's own client,
     scopes and hooks are neither used nor changed.
@@ -70,6 +73,8 @@ class SentrySink:
         """Check in where a run starts and ends, and report one that went wrong."""
         if isinstance(event, RunLost):
             self._publish(event, self._capture(lost_report(event, self._own_tags())))
+        elif isinstance(event, UncaughtError):
+            self._capture(uncaught_report(event, self._redactor, self._own_tags()))
         if not isinstance(event, (RunStarted, RunFinished)):
             return
         try:

@@ -8,9 +8,9 @@ from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 from dltobs._alerts.fingerprint import fingerprint_of, telling_line
-from dltobs._describe import shortened
+from dltobs._cut import MESSAGE, cut
 from dltobs._version import __version__
-from dltobs.sinks.sentry_exceptions import MESSAGE_LENGTH, exceptions_of
+from dltobs.sinks.sentry_exceptions import exceptions_of
 from dltobs.sinks.sentry_tags import tidied
 
 if TYPE_CHECKING:
@@ -110,7 +110,7 @@ def _attempts(event: RunFinished) -> list[dict[str, Any]]:
             "outcome": one.outcome,
             "error": None
             if one.failure is None
-            else f"{one.failure.error_type}: {shortened(one.failure.message, _JOB_LENGTH)}",
+            else f"{one.failure.error_type}: {cut(one.failure.message, _JOB_LENGTH)}",
         }
         for one in event.earlier_attempts[-_ATTEMPTS:]
     ]
@@ -152,7 +152,7 @@ def _breadcrumbs(event: RunFinished) -> list[dict[str, Any]]:
             "timestamp": line.at.isoformat(),
             "level": _LOG_LEVELS.get(line.level, "info"),
             "category": line.logger,
-            "message": shortened(line.message, _LINE_LENGTH),
+            "message": cut(line.message, _LINE_LENGTH),
             "type": "default",
         }
         for line in event.log_lines
@@ -222,7 +222,7 @@ def _dlt_context(event: RunFinished, step: StepFinished | None, attempt: int | N
         "partly_loaded_packages": list(event.partly_loaded_packages),
         "aborted_packages": list(event.aborted_packages),
         "failed_jobs": [
-            {"job_id": job.job_id, "table": job.table, "message": shortened(job.message, _JOB_LENGTH)}
+            {"job_id": job.job_id, "table": job.table, "message": cut(job.message, _JOB_LENGTH)}
             for job in jobs[:_JOBS_WITH_MESSAGE]
         ],
         "steps": [
@@ -244,8 +244,8 @@ def _dlt_context(event: RunFinished, step: StepFinished | None, attempt: int | N
             "step": failure.step,
             "load_id": failure.load_id,
             # the outermost exception: dlt's words for where it happened
-            "raised": shortened(failure.chain[0].message, MESSAGE_LENGTH) if failure.chain else None,
+            "raised": cut(failure.chain[0].message, MESSAGE) if failure.chain else None,
         }
         if (told := _REMOTE_TRACEBACK.search(failure.stacktrace)) is not None:
-            context["worker_traceback"] = shortened(told[1].strip(), _TRACEBACK_LENGTH)
+            context["worker_traceback"] = cut(told[1].strip(), _TRACEBACK_LENGTH)
     return context

@@ -7,41 +7,75 @@ import linecache
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from dltobs._describe import GROUP_TYPES, shortened
+from dltobs._cut import MESSAGE, TEXT
+from dltobs._describe import GROUP_TYPES
 from dltobs._events import ExceptionInfo
 from dltobs.sinks.source_lines import SourceLines
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from dltobs._events import Failure, Frame
     from dltobs._redaction.redactor import Redactor
 
 _CONTEXT_LINES = 5
 """Before and after, as Sentry's own SDK has it."""
-
-
 _LINE_LENGTH = 500
-
-MESSAGE_LENGTH = 8000
-"""Characters; an event of more than 1 MB is refused as a whole."""
 
 
 def exceptions_of(failure: Failure, redactor: Redactor) -> list[dict[str, Any]]:
-    """The chain as Sentry wants it: the one it began with first, each naming what it led to.
+    """Return the exceptions as Sentry wants them: the one it began with first, each naming what it led to.
 
-    Sentry takes the last one for the title of the issue.
+    Sentry takes the last one for the title of the issue. The exceptions of a group name the group.
     """
-    chain = _without_wrappers(failure)
     source = SourceLines(redactor)
-    return [_exception(info, number, redactor, source) for number, info in reversed(list(enumerate(chain)))]
+    described: list[dict[str, Any]] = []
+
+    def add(chain: Iterable[ExceptionInfo], parent: int | None, member: int | None) -> None:
+        groups = []
+        for info in chain:
+            number = len(described)
+            mechanism = _mechanism(info, number, parent, member)
+            described.append({**_exception(info, redactor, source), "mechanism": mechanism})
+            if info.others:
+                groups.append((number, info))
+            parent, member = number, 0 if _is_group(info) else None
+        for number, info in groups:
+            for index, other in enumerate(info.others, 1):
+                add(other, number, index)
+
+    add(_without_wrappers(failure), None, None)
+    return described[::-1]
+
+
+def _mechanism(info: ExceptionInfo, number: int, parent: int | None, member: int | None) -> dict[str, Any]:
+    """Return how an exception came about, as Sentry's own SDK tells it.
+
+    Args:
+        info: The exception.
+        number: Its own number.
+        parent: The number of the exception that it led to, or of its group.
+        member: Which exception of the group it is; None if its parent is no group.
+    """
+    mechanism: dict[str, Any] = {"type": "dlt", "handled": False, "exception_id": number}
+    if parent is not None:
+        mechanism.update(type="chained", parent_id=parent)
+    if member is not None:
+        mechanism["source"] = f"exceptions[{member}]"
+    if _is_group(info):
+        mechanism["is_exception_group"] = True
+    return mechanism
+
+
+def _is_group(info: ExceptionInfo) -> bool:
+    return bool(info.others) or info.type in GROUP_TYPES
 
 
 def _without_wrappers(failure: Failure) -> list[ExceptionInfo]:
-    """The chain without the exceptions that wrap what happened, dlt's and groups: their texts are context.
+    """The chain without the exceptions that wrap what happened: dlt's, and groups of one.
 
-    Their frames go before those of the first one that is left, which makes its stack whole: from the step
-    of the pipeline to the line that raised.
+    Their texts are context. Their frames go before those of the first one that is left, which makes its
+    stack whole: from the step of the pipeline to the line that raised.
     """
     chain = list(failure.chain)
     if all(info.type != failure.error_type for info in chain):
@@ -56,7 +90,7 @@ def _without_wrappers(failure: Failure) -> list[ExceptionInfo]:
 
 
 def _is_wrapper(info: ExceptionInfo) -> bool:
-    return info.type.startswith("dlt.") or info.type in GROUP_TYPES
+    return info.type.startswith("dlt.") or (info.type in GROUP_TYPES and not info.others)
 
 
 def _joined(outer: Sequence[Frame], inner: Sequence[Frame]) -> Sequence[Frame]:
@@ -66,17 +100,9 @@ def _joined(outer: Sequence[Frame], inner: Sequence[Frame]) -> Sequence[Frame]:
     return (*outer, *inner)
 
 
-def _exception(info: ExceptionInfo, number: int, redactor: Redactor, source: SourceLines) -> dict[str, Any]:
+def _exception(info: ExceptionInfo, redactor: Redactor, source: SourceLines) -> dict[str, Any]:
     module, _, name = info.type.rpartition(".")
-    mechanism: dict[str, Any] = {"type": "dlt", "handled": False, "exception_id": number}
-    if number:
-        mechanism.update(type="chained", parent_id=number - 1)
-    described: dict[str, Any] = {
-        "type": name,
-        "module": module or None,
-        "value": shortened(info.message, MESSAGE_LENGTH),
-        "mechanism": mechanism,
-    }
+    described: dict[str, Any] = {"type": name, "module": module or None, "value": info.message}
     if info.frames:
         described["stacktrace"] = {"frames": [_frame(frame, redactor, source) for frame in info.frames]}
     return described
@@ -106,11 +132,11 @@ def _source_context(frame: Frame, redactor: Redactor, source: SourceLines) -> di
     lines, number = source.of(frame.path), frame.line - 1
     if not 0 <= number < len(lines):
         return {}
-    if redactor.text(linecache.getline(frame.path, frame.line).strip()) != frame.source:
+    if redactor.text(linecache.getline(frame.path, frame.line).strip(), MESSAGE) != frame.source:
         return {}
     first = max(number - _CONTEXT_LINES, 0)
     block = lines[first : number + 1 + _CONTEXT_LINES]
-    clean = [line[:_LINE_LENGTH] for line in redactor.text("\n".join(block)).split("\n")]
+    clean = [line[:_LINE_LENGTH] for line in redactor.text("\n".join(block), TEXT).split("\n")]
     if len(clean) != len(block):
         return {}  # what was taken out reached over a line's end
     position = number - first

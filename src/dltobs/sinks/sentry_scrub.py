@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from dltobs._cut import TEXT
 from dltobs._redaction.patterns import WITHHELD
 from dltobs._state import last_redactor
 
@@ -87,7 +88,7 @@ def before_send(event: Any, hint: Any = None) -> Any:  # noqa: ARG001 - the sign
 def scrub(event: dict[str, Any], redactor: Redactor, kept: Kept) -> dict[str, Any]:
     """The event without secrets. If redaction fails, its texts are withheld; what is `kept` stays."""
     try:
-        clean = redactor.redact(event)
+        clean = redactor.redact(event, TEXT)
     except Exception:  # noqa: BLE001 - a failure must be reported all the same
         clean = _withheld(event, 0)
     _copy(event, clean, kept.top)

@@ -7,9 +7,9 @@ from datetime import datetime, timezone
 from typing import TYPE_CHECKING
 
 from dltobs._alerts.cooldown import Cooldown, Permit, key_of
-from dltobs._alerts.fingerprint import fingerprint_of, lost_fingerprint
+from dltobs._alerts.fingerprint import fingerprint_of, lost_fingerprint, uncaught_fingerprint
 from dltobs._alerts.links import published
-from dltobs._events import RunFinished, RunLost, StepFinished
+from dltobs._events import RunFinished, RunLost, StepFinished, UncaughtError
 from dltobs.sinks.slack_alert import (
     Alert,
     is_recovered,
@@ -19,6 +19,7 @@ from dltobs.sinks.slack_alert import (
     run_alert,
     schema_alert,
     trace_url,
+    uncaught_alert,
 )
 from dltobs.sinks.slack_blocks import plain_payload, rich_payload
 from dltobs.sinks.slack_sender import Message, SlackSender
@@ -56,18 +57,13 @@ class SlackSink:
             if event.schema_changes and "schema_change" in self._settings.slack_on:
                 self._send(event, lambda: schema_alert(event), None)
         elif isinstance(event, RunLost):
-            if event.outcome in self._settings.slack_on and (permit := self._permit(event)) is not None:
-                self._send(event, lambda: lost_alert(event), permit)
+            if event.outcome in self._settings.slack_on:
+                self._send_failure(event, lambda: lost_alert(event))
+        elif isinstance(event, UncaughtError):
+            if "failure" in self._settings.slack_on:
+                self._send_failure(event, lambda: uncaught_alert(event))
         elif isinstance(event, RunFinished):
-            kind = kind_of(event)
-            if is_recovered(event) and kind not in self._settings.slack_on:
-                kind = _SUCCESS
-            if kind not in self._settings.slack_on:
-                return
-            if kind == _SUCCESS:
-                self._send(event, lambda: run_alert(event), None)
-            elif (permit := self._permit(event)) is not None:
-                self._send(event, lambda: run_alert(event), permit)
+            self._send_end(event)
 
     def flush(self, timeout: float) -> bool:
         """Wait until everything has been sent, at most `timeout` seconds. True: it was delivered."""
@@ -79,9 +75,30 @@ class SlackSink:
         self._delivery.abandon("not sent before the deadline")
         self._sender.close()
 
-    def _permit(self, event: RunFinished | RunLost) -> Permit | None:
+    def _send_end(self, event: RunFinished) -> None:
+        kind = kind_of(event)
+        if is_recovered(event) and kind not in self._settings.slack_on:
+            kind = _SUCCESS
+        if kind not in self._settings.slack_on:
+            return
+        if kind == _SUCCESS:
+            self._send(event, lambda: run_alert(event), None)
+        else:
+            self._send_failure(event, lambda: run_alert(event))
+
+    def _send_failure(
+        self, event: RunFinished | RunLost | UncaughtError, make: Callable[[], Alert | None]
+    ) -> None:
+        """Send a message, unless it has been sent within the cooldown."""
+        permit = self._permit(event)
+        if permit is not None:
+            self._send(event, make, permit)
+
+    def _permit(self, event: RunFinished | RunLost | UncaughtError) -> Permit | None:
         """Leave to tell a failure; None: it is counted, and told with the next one."""
         try:
+            if isinstance(event, UncaughtError):
+                return self._cooldown.ask(event.working_dir, key_of(*uncaught_fingerprint(event)))
             if isinstance(event, RunLost):
                 key = key_of(*lost_fingerprint(event))
             elif is_recovered(event):
@@ -95,7 +112,7 @@ class SlackSink:
 
     def _send(
         self,
-        event: StepFinished | RunFinished | RunLost,
+        event: StepFinished | RunFinished | RunLost | UncaughtError,
         make: Callable[[], Alert | None],
         permit: Permit | None,
     ) -> None:
@@ -106,8 +123,8 @@ class SlackSink:
             alert = self._completed(made, event, permit)
         except Exception as error:  # noqa: BLE001 - a message is not lost for its form
             self._warner.internal_error("slack", error)
-            what = "schema changes" if isinstance(event, StepFinished) else event.outcome
-            alert = Alert(f"{event.run.pipeline}: {what} (the details could not be put into words)")
+            name = event.name if isinstance(event, UncaughtError) else event.run.pipeline
+            alert = Alert(f"{name}: {_word_for(event)} (the details could not be put into words)")
         plain = plain_payload(alert)
         try:
             rich = rich_payload(alert)
@@ -117,17 +134,22 @@ class SlackSink:
         self._sender.send(Message(rich, plain, lambda was_delivered: self._ended(permit, was_delivered)))
 
     def _completed(
-        self, alert: Alert, event: StepFinished | RunFinished | RunLost, permit: Permit | None
+        self, alert: Alert, event: StepFinished | RunFinished | RunLost | UncaughtError, permit: Permit | None
     ) -> Alert:
         """The alert with what is not in its event: settings, and what other back ends know it by."""
         clean = self._warner.clean
         settings = self._settings
         environment = settings.environment
-        url = trace_url(settings.trace_url_template, event)
+        url, of_run = None, []
+        if not isinstance(event, UncaughtError):
+            url, run = trace_url(settings.trace_url_template, event), event.run
+            of_run = [
+                *((name.capitalize(), known) for name, known in published(run.transaction_id).items()),
+                ("Run", run.transaction_id),
+                *((name, label) for name, label in run.surroundings.items() if name.endswith(".name")),
+            ]
         footer = [
-            *((name.capitalize(), known) for name, known in published(event.run.transaction_id).items()),
-            ("Run", event.run.transaction_id),
-            *((name, label) for name, label in event.run.surroundings.items() if name.endswith(".name")),
+            *of_run,
             *((clean(name), clean(value)) for name, value in settings.tags.items()),
         ]
         now = datetime.now(timezone.utc)
@@ -146,3 +168,9 @@ class SlackSink:
             (self._cooldown.told if was_delivered else self._cooldown.lost)(permit)
         except Exception as error:  # noqa: BLE001 - the messages behind it are waiting
             self._warner.internal_error("alert cooldown", error)
+
+
+def _word_for(event: StepFinished | RunFinished | RunLost | UncaughtError) -> str:
+    if isinstance(event, StepFinished):
+        return "schema changes"
+    return "uncaught exception" if isinstance(event, UncaughtError) else event.outcome

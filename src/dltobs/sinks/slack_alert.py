@@ -13,12 +13,13 @@ from pathlib import PurePath
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
-from dltobs._describe import GROUP_TYPES, shortened, without_frames
+from dltobs._cut import cut
+from dltobs._describe import GROUP_TYPES, without_frames
 from dltobs._events import RunFinished
 from dltobs._runs.schema_changes import told
 
 if TYPE_CHECKING:
-    from dltobs._events import FailedJob, Failure, Run, RunLost, StepFinished
+    from dltobs._events import FailedJob, Failure, Run, RunLost, StepFinished, UncaughtError
 
 _SHOWN = 5
 """Failed jobs and packages that are named; the rest is counted."""
@@ -107,16 +108,37 @@ def lost_alert(event: RunLost) -> Alert:
     )
 
 
+def uncaught_alert(event: UncaughtError) -> Alert:
+    """What is told of an uncaught exception outside of any run."""
+    failure = event.failure
+    where = _where(failure)
+    facts = (
+        ("Where", where),
+        ("Script", event.script if event.pipeline and event.script not in where else ""),
+        ("Destination", _destination(event)),
+        ("Worth a retry", _WORTH[failure.kind]),
+    )
+    kind = failure.error_type.rpartition(".")[2]
+    return Alert(
+        title=f"🔴 {event.name}: {kind} outside of a run",
+        facts=tuple((label, value) for label, value in facts if value),
+        cause=(failure.error_type, _message(failure)),
+    )
+
+
 def schema_alert(event: StepFinished) -> Alert | None:
-    """What is told of the schema changes of a load; None where there is nothing to tell."""
+    """Return what is told of the schema changes of a load; None where there is nothing to tell."""
+    if event.failure is not None and event.run.first_run:
+        return None  # the message on the failure says so; that all is new is no news beside it
     headline, *lines = told(event.schema_changes, first_run=event.run.first_run) or ("",)
     if not headline:
         return None
     name = event.run.pipeline  # and of its schema, most often
     loads = dict.fromkeys(change.load_id for change in event.schema_changes)
     facts = [("Destination", _destination(event.run)), ("Load", ", ".join(_first(list(loads))))]
+    conflicts = any(change.kind == "variant_column" for change in event.schema_changes)
     return Alert(
-        title=f"🔵 {name}: {headline.removeprefix(f'{name}: ')}",
+        title=f"{'🟠' if conflicts else '🔵'} {name}: {headline.removeprefix(f'{name}: ')}",
         facts=tuple((label, value) for label, value in facts if value),
         details=tuple(lines),
     )
@@ -195,23 +217,24 @@ def _where(failure: Failure) -> str:
     of_users = ([frame for frame in info.frames if frame.in_app] for info in chain)
     # not the innermost exception: that may be an earlier one, which was handled when the run was called
     frames = next(filter(None, of_users), [])
-    parts = [
-        f"resource {failure.resource}" if failure.resource else "",
-        f"table {failure.table}" if failure.table else "",
-        *(f"{frame.function} ({PurePath(frame.path).name}:{frame.line})" for frame in frames[-1:]),
-    ]
-    return ", ".join(filter(None, parts))
+    resource, table = failure.resource, failure.table
+    parts = [f"resource {resource}"] if resource else []
+    parts += [f"table {table}"] if table and table != resource else []
+    for frame in frames[-1:]:
+        line = f"({PurePath(frame.path).name}:{frame.line})"
+        if frame.function in {resource, table}:  # most resources are named as their function
+            parts[-1] = f"{parts[-1]} {line}"
+        else:
+            parts.append(f"{frame.function} {line}")
+    return ", ".join(parts)
 
 
 def _message(failure: Failure) -> str:
     """The message of the root cause, and what the user's code raised because of it, if it did."""
     raised = next((info for info in failure.chain if not info.type.startswith("dlt.")), None)
     if raised is None or (raised.type, raised.message) == (failure.error_type, failure.message):
-        return failure.message
-    return (
-        f"{shortened(failure.message, _LONGEST)}\n"
-        f"raised as {raised.type}: {shortened(raised.message, _LONGEST)}"
-    )
+        return failure.summary
+    return f"{cut(failure.summary, _LONGEST)}\nraised as {raised.type}: {cut(raised.message, _LONGEST)}"
 
 
 def _reason(job: FailedJob, failure: Failure | None) -> str:
@@ -245,7 +268,7 @@ def _jobs(event: RunFinished) -> str:
     return ", ".join(f"{count:,} {state}" for state, count in sorted(Counter(states.values()).items()))
 
 
-def _destination(run: Run) -> str:
+def _destination(run: Run | UncaughtError) -> str:
     return " / ".join(part for part in (run.destination_name, run.dataset) if part)
 
 

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 
     from dltobs._redaction.redactor import Redactor
 
-_MAX_SIZE = 1_000_000
-"""Characters of a file; generated ones are longer."""
+_MAX_SIZE = 256 * 1024
+"""Characters of a file; generated ones are longer, and take seconds to read."""
 _LITERAL = re.compile(r"(?P<open>[A-Za-z]{0,3}(?P<mark>\"{3}|'{3}|\"|'))(?P<text>.*)(?P=mark)", re.DOTALL)
 _NAME = re.compile(r"[\w.\-]{1,128}")
 

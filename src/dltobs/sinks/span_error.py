@@ -6,15 +6,12 @@ from typing import TYPE_CHECKING
 
 from opentelemetry.trace import Status, StatusCode
 
-from dltobs._describe import shortened
 from dltobs._redaction.encodings import without_surrogates
 
 if TYPE_CHECKING:
     from opentelemetry.trace import Span
 
 _DESCRIPTION_LENGTH = 1024
-_TEXT_LENGTH = 64 * 1024
-"""Characters: a back end that refuses what is too large refuses the other spans of the batch with it."""
 
 
 def tell_error(span: Span, error_type: str, message: str, stacktrace: str | None, at: int) -> None:
@@ -43,4 +40,4 @@ def set_error(span: Span, description: str) -> None:
 
 
 def _exportable(text: str) -> str:
-    return without_surrogates(shortened(text, _TEXT_LENGTH))
+    return without_surrogates(text)

@@ -206,12 +206,13 @@ class SpanSink:
         run = self._runs.pop(event.run.transaction_id, None)
         if run is None or self._is_closed:
             return
-        for depth, item in reversed(list(enumerate(run.spans))):  # of steps whose end was not heard
+        for depth, item in reversed(list(enumerate(run.spans))):  # of steps for which no event came
             step = next((one for one in reversed(event.steps) if one.depth == depth), None)
             if step is not None:
                 describe_step(item.span, step)
             if depth:
-                item.span.end()
+                # not now: the spans around it end when the run did
+                item.span.end(nanoseconds((event if step is None else step).finished_at))
             else:
                 run.root = item.span
         if run.root is None:

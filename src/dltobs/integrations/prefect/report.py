@@ -9,7 +9,7 @@ import re
 from collections import defaultdict
 from typing import TYPE_CHECKING
 
-from dltobs._describe import shortened
+from dltobs._cut import cut
 from dltobs._event_parts import total
 from dltobs._runs.schema_changes import told
 
@@ -63,7 +63,7 @@ def _failure(event: RunFinished) -> str:
     place = failure.resource or failure.table
     where = f"{failure.step}, {place}" if place else failure.step
     # indented, it is code: nothing in it is markup
-    lines = shortened(failure.message, _MESSAGE_LENGTH).splitlines() or [""]
+    lines = cut(failure.summary, _MESSAGE_LENGTH).splitlines() or [""]
     quoted = "\n".join(f"    {line}" for line in lines)
     return f"## Failed in {_text(where)}\n\n{_text(failure.error_type)}\n\n{quoted}"
 
@@ -133,4 +133,4 @@ def _number(number: int | None) -> str:
 
 def _text(text: str) -> str:
     """A text of the data, of which nothing is markup, in one line."""
-    return _MARKUP.sub(r"\\\1", " ".join(shortened(text, _CELL_LENGTH).split()))
+    return _MARKUP.sub(r"\\\1", " ".join(cut(text, _CELL_LENGTH).split()))
