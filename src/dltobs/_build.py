@@ -169,11 +169,6 @@ def _own_sinks(
                 problem=f"Sentry's client refuses this value ({type(error).__name__})",
                 expected="a DSN such as https://PUBLIC_KEY@o0.ingest.sentry.io/PROJECT_ID",
             ) from None
-    elif settings.sentry_monitor:
-        warner.warn(
-            "sentry_monitor",
-            "sentry_monitor does nothing without sentry_dsn (or SENTRY_DSN): no run checks in",
-        )
     if settings.slack_incoming_hook is not None and settings.slack_on:
         from dltobs.sinks.slack import SlackSink
 

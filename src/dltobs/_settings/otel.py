@@ -88,6 +88,12 @@ def exporters_asked_for(signal: Signal = TRACES, *, strict: bool) -> tuple[str, 
     return tuple(dict.fromkeys(name for name in named if name in {"otlp", "console"}))
 
 
+def sends_by_itself() -> bool:
+    """Return whether the variables alone have OTLP sent somewhere: by an endpoint, or to the default one."""
+    named = f"{value_of(TRACES.exporters)},{value_of(METRICS.exporters)}".split(",")
+    return any(endpoints()) or "otlp" in map(str.strip, named)
+
+
 def check_endpoint(protocol: str, signal: Signal = TRACES) -> None:
     """See that the endpoint that will be used can be one.
 
