@@ -462,6 +462,23 @@ def test_a_wrong_standard_variable_is_refused_and_not_logged(monkeypatch, capfd,
     assert "hunter22" not in str(error) + capfd.readouterr().err
 
 
+@pytest.mark.parametrize("signal", ["traces", "metrics", "logs"])
+@pytest.mark.parametrize("protocol", ["http/protobuf", "grpc"])
+def test_an_endpoint_with_the_path_of_a_signal_is_refused(monkeypatch, signal, protocol):
+    """The base URL is wanted; the variables of one signal hold a full URL, by OpenTelemetry's specification."""
+    url = f"http://127.0.0.1:9/v1/{signal}"
+    said = f"the base URL is wanted, without /v1/{signal}, which is added to it"
+    error = refused(otlp_endpoint=url, otlp_protocol=protocol)
+    assert (error.setting, said in str(error), "base URL" in error.expected) == ("otlp_endpoint", True, True)
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", f"{url}/")
+    error = refused(otlp_protocol=protocol)
+    assert "OTEL_EXPORTER_OTLP_ENDPOINT" in error.source
+    assert said in str(error)
+    monkeypatch.delenv("OTEL_EXPORTER_OTLP_ENDPOINT")
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", url)
+    dltobs.configure(otlp_protocol=protocol)
+
+
 def test_variables_of_opentelemetry_are_not_judged_where_the_application_has_a_provider(monkeypatch):
     """They speak to whoever built it."""
     monkeypatch.setenv("OTEL_TRACES_EXPORTER", "zipkin")

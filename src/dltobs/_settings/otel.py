@@ -103,14 +103,15 @@ def check_endpoint(protocol: str, signal: Signal = TRACES) -> None:
     variable = next(filter(value_of, signal.endpoints), None)
     if variable is None:
         return
+    is_base = variable == ENDPOINTS[1]
     try:
-        parse.endpoint(protocol)(value_of(variable))
+        parse.endpoint(protocol, is_base=is_base)(value_of(variable))
     except ValueError as error:
         raise ConfigurationError(
             "otlp_endpoint",
             source=f"environment variable {variable}",
             problem=f"this value is not usable ({error})",
-            expected="the URL of a collector, such as http://localhost:4318",
+            expected=f"the {'base ' * is_base}URL of a collector, such as http://localhost:4318",
         ) from None
 
 
