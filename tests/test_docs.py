@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+import dltobs
 from dltobs._settings.settings import Settings
 
 ROOT = Path(__file__).parent.parent
@@ -105,6 +106,12 @@ def test_the_table_of_settings_is_that_of_the_code():
         literal = re.fullmatch(r"`([^`]+)`", shown.strip())
         if literal and not literal[1].isupper():
             assert one.metadata["parse"](literal[1]) == one.default
+
+
+def test_the_typed_consumer_uses_every_public_name():
+    """`make wheel` checks it as a type checker sees the installed package."""
+    consumer = (ROOT / "tests" / "consumer.py").read_text("utf-8")
+    assert [name for name in dltobs.__all__ if f"dltobs.{name}" not in consumer] == []
 
 
 def test_every_dependency_has_its_reason_in_the_readme():
