@@ -54,6 +54,13 @@ def test_python_blocks_run(code, tmp_path):
     assert done.returncode == 0, done.stderr
 
 
+def test_the_first_block_of_the_readme_shows_something(tmp_path):
+    """Whoever tries it sees that dltobs is there, and how the run ended."""
+    done = run(blocks("python")[0].values[0], tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert re.search(r"Run of shop.*2 rows", done.stderr)
+
+
 @pytest.mark.parametrize("document", blocks("toml"))
 def test_toml_blocks_are_configurations(document, tmp_path):
     """dltobs takes them from `.dlt/config.toml`."""
@@ -65,9 +72,12 @@ def test_toml_blocks_are_configurations(document, tmp_path):
 
 @pytest.mark.parametrize("command", blocks("sh"))
 def test_commands_are_known_to_make_and_to_our_scripts(command, tmp_path):
-    """Each line is a target of the Makefile, or a script of ours with arguments that it takes."""
+    """Each line is a target of the Makefile, a script of ours with arguments that it takes, or installs dltobs."""
     for line in command.splitlines():
         words = line.split("#")[0].split()
+        if words[:2] == ["pip", "install"]:
+            assert words[2:] == ['"dltobs"', '"dlt[duckdb]"']
+            continue
         if words[0] == "make":
             check, folder = [*words, "--dry-run"], ROOT
         else:
