@@ -22,6 +22,7 @@ from dltobs import ConfigurationError, Settings, _state
 from dltobs._settings import settings as settings_module
 from dltobs._settings.resolution import resolve_settings
 from dltobs._settings.settings import FIELDS
+from dltobs.testing import RecordingSink
 from scripts import run_script
 
 
@@ -359,6 +360,21 @@ def test_with_on_error_warn_what_stops_dlt_itself_is_one_warning(tmp_path, monke
     assert message.endswith("; dltobs observes nothing")
 
 
+def test_with_on_error_warn_a_sink_of_ones_own_goes_on_beside_a_bad_path(pipeline, tmp_path):
+    """It is in the set-up that fails, and in the one without the path."""
+    seen = []
+
+    class Closing(RecordingSink):
+        def close(self):
+            seen.append("closed")
+
+    sink = Closing()
+    dltobs.configure(on_error="warn", log_file=tmp_path, sinks=[sink])
+    assert seen == []
+    pipeline().run([{"id": 1}], table_name="orders")
+    assert [run.outcome for run in sink.finished] == ["ok"]
+
+
 def test_with_on_error_warn_a_second_configure_with_a_bad_setting_goes_on_without_it(warnings):
     dltobs.configure(service_name="first")
     dltobs.configure(service_name="second", on_error="warn", log_level="LOUD")
@@ -675,7 +691,7 @@ def test_the_types_of_configure_name_the_words_that_a_setting_takes():
             assert word in FIELDS[name].metadata["expected"] or name == "log_level"
 
 
-NAMES = {"Any": typing.Any, "Never": typing.Any, "Sink": object, "os": os, "re": re}
+NAMES = {"Any": typing.Any, "NoReturn": typing.NoReturn, "Sink": object, "os": os, "re": re}
 """What the annotations name that is imported for type checkers alone."""
 
 

@@ -116,7 +116,8 @@ def build(settings: Settings, hook: LoggerHook) -> Setup:
         )
     except BaseException:
         for sink in sinks:
-            sink.close()
+            if not any(sink is one for one in settings.sinks):  # those are the user's, who may try again
+                sink.close()
         if log_file is not None:
             log_file.close()
         raise

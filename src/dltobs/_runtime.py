@@ -6,7 +6,7 @@ import atexit
 import multiprocessing.util
 import os
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from dltobs import _state
 from dltobs._build import build
@@ -20,8 +20,6 @@ from dltobs.exceptions import ConfigurationError
 if TYPE_CHECKING:
     import re
     from collections.abc import Callable, Mapping, Sequence
-
-    from typing_extensions import Never
 
     from dltobs._dispatch import Sink
     from dltobs._settings.lookup import Overrides
@@ -90,7 +88,7 @@ def configure(  # noqa: PLR0913 - each is a setting
     handle_sigterm: bool | str | None = None,
     auto_configure: bool | str | None = None,
     sinks: Sequence[Sink] | None = None,
-    **unknown: Never,
+    **unknown: NoReturn,
 ) -> None:
     """Make every dlt pipeline of this process observable.
 

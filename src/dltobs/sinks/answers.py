@@ -230,7 +230,7 @@ class _ListeningStub:
         except Exception as error:
             code = getattr(error, "code", None)
             failure = _grpc_failure(code().name) if callable(code) else Answer(reason_of(error))
-            if "Failed parsing HTTP/2" in str(error):
+            if "Failed parsing HTTP/2" in str(error) or "http1.x server" in str(error):
                 failure = Answer(NO_HTTP2)
             self._ear.answered(failure)
             raise
