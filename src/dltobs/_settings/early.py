@@ -17,7 +17,7 @@ PREFIX = "DLTOBS__"
 
 
 def is_switched_off(arguments: Mapping[str, Any]) -> bool:
-    """Return whether `enabled` is false. A value that is no boolean is none of that, and is refused later."""
+    """Return whether `enabled` is given as false. A value that is no boolean is refused later."""
     from dltobs._settings import parse
 
     try:
