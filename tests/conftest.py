@@ -58,7 +58,17 @@ for _name in ("extract_inner_hint", "is_secret_hint"):
         if vars(_module).get(_name) is _pure:
             setattr(_module, _name, _remembered)
 
-_FOREIGN_PREFIXES = ("DLTOBS_", "OTEL_", "SENTRY_", "RUNTIME__", "TRACEPARENT", "TRACESTATE", "BAGGAGE")
+_FOREIGN_PREFIXES = (
+    "DLTOBS_",
+    "FORCE_COLOR",
+    "NO_COLOR",
+    "OTEL_",
+    "SENTRY_",
+    "RUNTIME__",
+    "TRACEPARENT",
+    "TRACESTATE",
+    "BAGGAGE",
+)
 
 
 @pytest.fixture(autouse=True)

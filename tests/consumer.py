@@ -68,6 +68,7 @@ def configured() -> None:
             enabled=True,
             on_error="warn",
             log_level="INFO",
+            dlt_log_level="WARNING",
             console="json",
             log_file=Path("dlt.jsonl"),
             log_file_format="text",

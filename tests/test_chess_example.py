@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -62,7 +63,10 @@ def test_it_loads_the_months_that_were_asked_for(chess, tmp_path):
     assert not any(path.endswith(("2022/10", "2023/01")) for path in chess.paths)
     assert rows(tmp_path, "select outcome, rows, attempt from games_data_dltobs.runs") == [("ok", 14, 1)]
     lines = [json.loads(line) for line in (tmp_path / "logs" / "chess.jsonl").read_text().splitlines()]
-    assert "Run of chess_pipeline: ok, 14 rows" in "\n".join(line["message"] for line in lines)
+    assert re.search(
+        r"Run of chess_pipeline finished after .* s, attempt 1: 14 rows",
+        "\n".join(line["message"] for line in lines),
+    )
 
 
 def test_a_rate_limit_is_waited_for(chess, tmp_path):

@@ -185,7 +185,9 @@ def test_rows_of_a_package_that_the_second_attempt_loads_are_those_of_the_first(
     (loaded,) = ledger("select rows from shop_data_dltobs.steps where step = 'load' and rows > 0")
     assert loaded == {"rows": 7}
     assert ledger("select rows from shop_data_dltobs.jobs") == [{"rows": 7}]
-    assert "Run of shop: ok, 7 rows in" in (tmp_path / "dlt.log").read_text()
+    assert re.search(
+        r"Run of shop finished after .* s, attempt 2: 7 rows", (tmp_path / "dlt.log").read_text()
+    )
 
 
 def test_rows_that_are_not_known_are_null(pipeline, ledger, tmp_path):
@@ -201,7 +203,7 @@ def test_rows_that_are_not_known_are_null(pipeline, ledger, tmp_path):
     assert ledger("select rows from shop_data_dltobs.steps") == [{"rows": None}]
     assert ledger("select rows, jobs from shop_data_dltobs.tables") == [{"rows": None, "jobs": 1}]
     (line,) = [line for line in (tmp_path / "dlt.log").read_text().splitlines() if "Run of" in line]
-    assert "Run of shop: ok in" in line
+    assert re.search(r"Run of shop finished after \d+\.\d s \[", line)
 
 
 def test_the_row_is_there_while_the_run_is_on(pipeline, tmp_path):

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import logging
 import logging.handlers
+import os
 import pickle
+import re
 import sys
 import threading
+from contextlib import suppress
 
 import dlt
 import pytest
@@ -16,7 +19,7 @@ from conftest import SECRET
 from dltobs import Redactor
 from dltobs._context.current import RunContext, current_run
 from dltobs.logs.records import CorrelationFilter, correlation_of, extra_of, redacted_copy
-from dltobs.logs.text import TEXT_FORMAT, TextFormatter
+from dltobs.logs.text import TEXT_FORMAT, TerminalFormatter, TextFormatter
 from test_logs_json import Bearer, Exploding, Unprintable, record_of
 
 RUN = RunContext("shop", "load", "0123456789abcdef0123456789abcdef")
@@ -204,3 +207,150 @@ class _Collector(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         self.records.append(record)
+
+
+# on a terminal
+
+
+class Terminal:
+    """A pseudo terminal."""
+
+    def __init__(self) -> None:
+        self._ours, theirs = os.openpty()
+        self.stream = os.fdopen(theirs, "w")
+        self._read: list[bytes] = []
+        self._thread = threading.Thread(target=self._drain)
+        self._thread.start()
+
+    def _drain(self) -> None:
+        with suppress(OSError):  # nobody has the other end any more
+            while data := os.read(self._ours, 65536):
+                self._read.append(data)
+
+    @property
+    def text(self) -> str:
+        """All that was written; it is closed."""
+        if not self.stream.closed:
+            self.stream.close()
+            self._thread.join()
+            os.close(self._ours)
+        return b"".join(self._read).decode().replace("\r\n", "\n")
+
+
+@pytest.fixture
+def on_terminal(monkeypatch):
+    """Make stderr a terminal; called in the test, as pytest has a stderr of its own for each phase."""
+    made = []
+
+    def swap(**variables: str) -> Terminal:
+        made.append(Terminal())
+        for name, value in {"TERM": "xterm", **variables}.items():
+            monkeypatch.setenv(name, value)
+        monkeypatch.setattr(sys, "stderr", made[0].stream)
+        return made[0]
+
+    yield swap
+    for terminal in made:
+        _ = terminal.text
+
+
+TIME = r"\d\d:\d\d:\d\d"
+
+
+def run_and_fail(pipeline) -> None:
+    @dlt.resource
+    def orders():
+        yield {"id": 1}
+        raise ValueError(f"no such order for {SECRET}")
+
+    dltobs.configure(log_level="INFO", dlt_log_level="WARNING")
+    assert dlt.secrets["sources.api_key"] == SECRET
+    with suppress(Exception):
+        pipeline().run(orders())
+    dlt.common.logger.warning("by the way")
+    pipeline("other").run([{"id": 1}], table_name="orders")
+    dltobs.shutdown()
+
+
+def test_on_a_terminal_lines_are_for_people(on_terminal, pipeline):
+    """Colour by level; the ids in the first and the last line of a run alone."""
+    terminal = on_terminal(SOURCES__API_KEY=SECRET)
+    run_and_fail(pipeline)
+    assert SECRET not in terminal.text
+    dim, cyan, end = "\x1b[2m", "\x1b[36m", "\x1b[0m"
+    first, last, other, *_ = terminal.text.splitlines()
+    trace_id = re.search(r"[0-9a-f]{32}", first).group()
+    assert re.sub(TIME, "TIME", first) == (
+        f"{dim}TIME{end} \x1b[32mINFO    {end} {cyan}shop{end}  Run of shop started  {dim}[trace {trace_id}]{end}"
+    )
+    assert re.sub(rf"{TIME}|\d+\.\d(?= s)", "N", last) == (
+        f"{dim}N{end} \x1b[31mERROR   {end} {cyan}shop{end}  Run of shop failed in extract (resource orders) "
+        f"after N s: ValueError: no such order for ***  {dim}[trace {trace_id}]{end}"
+    )
+    assert re.sub(TIME, "TIME", other) == f"{dim}TIME{end} \x1b[33mWARNING {end} {cyan}dlt{end}  by the way"
+    plain = re.sub(r"\x1b\[[0-9;]*m", "", terminal.text)
+    assert "|" not in plain
+    steps = [line for line in plain.splitlines() if "other/" in line]
+    assert [line.split()[2] for line in steps[:3]] == ["other/extract", "other/normalize", "other/load"]
+    assert not any(re.search(r"[0-9a-f]{32}", line) for line in steps)
+    assert len(re.findall(r"[0-9a-f]{32}", plain)) == 4
+
+
+@pytest.mark.parametrize(
+    ("variables", "has_color"),
+    [
+        ({}, True),
+        ({"NO_COLOR": "1"}, False),
+        ({"TERM": "dumb"}, False),
+        ({"TERM": "dumb", "FORCE_COLOR": "1"}, True),
+        ({"FORCE_COLOR": "0"}, True),
+        ({"NO_COLOR": "1", "FORCE_COLOR": "1"}, False),
+    ],
+)
+def test_the_environment_says_whether_there_is_colour(variables, has_color, on_terminal):
+    terminal = on_terminal(**variables)
+    dltobs.configure()
+    dlt.secrets.get("anything")
+    dlt.common.logger.warning("by the way")
+    assert ("\x1b[33m" in terminal.text) is has_color
+    assert re.fullmatch(rf"{TIME} WARNING  dlt  by the way\n", re.sub(r"\x1b\[[0-9;]*m", "", terminal.text))
+
+
+def test_where_colour_is_forced_a_pipe_is_a_terminal(capfd, monkeypatch):
+    """As on platforms whose log viewers show it."""
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    dltobs.configure()
+    dlt.secrets.get("anything")
+    dlt.common.logger.warning("by the way")
+    assert "\x1b[33mWARNING " in capfd.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("log_format", "console"),
+    [("{levelname}:{message}", "auto"), ("JSON", "text"), ("JSON", "auto"), (None, "json")],
+)
+def test_a_format_that_somebody_has_chosen_counts_on_a_terminal(log_format, console, on_terminal):
+    terminal = on_terminal(**({} if log_format is None else {"RUNTIME__LOG_FORMAT": log_format}))
+    dltobs.configure(console=console)
+    dlt.secrets.get("anything")
+    dlt.common.logger.warning("by the way")
+    if "{" in str(log_format):
+        assert terminal.text == "WARNING:by the way\n"
+    elif console == "text":
+        assert terminal.text.endswith("dlt\x1b[0m  by the way\n")
+    else:
+        assert terminal.text.startswith('{"timestamp"')
+
+
+def test_a_line_for_people_has_no_secret_and_no_lost_record(in_run):
+    formatter = TerminalFormatter(redactor=Redactor([SECRET]), color=True)
+    for record in (record_of(f"key {SECRET}", extra={SECRET: SECRET}), record_of("%d", "x")):
+        line = formatter.format(record)
+        assert SECRET not in line
+        assert "shop/load" in line
+    try:
+        raise ValueError(SECRET)
+    except ValueError:
+        line = formatter.format(record_of("failed", exc_info=sys.exc_info()))
+    assert line.count("\n") > 1
+    assert line.endswith("ValueError: ***")

@@ -206,7 +206,9 @@ pipeline().run([first(), dying()])""",
         marker.transaction_id,
         "extract",
     )
-    assert line["message"].startswith("Run of shop: lost, its process died in extract without a word")
+    assert line["message"].startswith(
+        f"Run of shop lost in extract: process {marker.process.pid} on {socket.gethostname()} died without "
+    )
 
 
 @pytest.mark.long

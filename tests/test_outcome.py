@@ -81,6 +81,15 @@ CASES = {
 }
 
 
+LINES = {
+    "ok": ("INFO", "finished after"),
+    "no_data": ("INFO", "finished after"),
+    "failed": ("ERROR", "failed in"),
+    "ok_with_failed_jobs": ("WARNING", "finished with 1 failed job after"),
+}
+"""Level and words of the line that tells the end of a run, by outcome."""
+
+
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
 def test_an_outcome_is_one_word_everywhere(case, otlp, sentry, slack, pipeline, monkeypatch, tmp_path):
     monkeypatch.setenv("RUNTIME__LOG_LEVEL", "INFO")
@@ -116,8 +125,9 @@ def test_an_outcome_is_one_word_everywhere(case, otlp, sentry, slack, pipeline, 
     lines = [json.loads(line) for line in (tmp_path / "dlt.jsonl").read_text().splitlines()]
     (line,) = [line for line in lines if "outcome" in line]
     assert (line["outcome"], line["rows"], line["failed_jobs"]) == (case.outcome, case.rows, case.failed_jobs)
-    assert line["message"].startswith(f"Run of shop: {case.outcome}, {case.rows} row")
-    assert (line["step"], line["span_id"], line["level"]) == ("run", root.span_id.hex(), "INFO")
+    level, told = LINES[case.outcome]
+    assert line["message"].startswith(f"Run of shop {told} ")
+    assert (line["step"], line["span_id"], line["level"]) == ("run", root.span_id.hex(), level)
     assert line.get("error_type") == (sink.run.failure and sink.run.failure.error_type)
     kind = sink.run.failure and sink.run.failure.kind
     assert attributes_of(root).get("dlt.failure.kind") == line.get("failure_kind") == kind

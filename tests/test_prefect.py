@@ -137,7 +137,7 @@ def test_lines_stand_under_their_task_with_their_level_and_without_secrets(pipel
     (run,) = server.flow_runs("logged")
 
     def of_dlt():
-        return {line["message"]: line for line in server.logs(run["id"]) if line["name"] == "dlt"}
+        return {line["message"]: line for line in server.logs(run["id"]) if line["name"] in {"dlt", "dltobs"}}
 
     lines = wait_for(lambda: found if "a line of the flow" in (found := of_dlt()) else None)
     (task_id,) = wait_for(lambda: server.task_runs(run["id"]))
@@ -145,7 +145,7 @@ def test_lines_stand_under_their_task_with_their_level_and_without_secrets(pipel
     assert lines["the key is ***"]["task_run_id"] == task_id
     assert lines["a line of the flow"]["level"] == logging.ERROR
     assert lines["a line of the flow"]["task_run_id"] is None
-    (end,) = [line for text, line in lines.items() if text.startswith("Run of shop: ok")]
+    (end,) = [line for text, line in lines.items() if text.startswith("Run of shop finished")]
     assert (end["level"], end["task_run_id"]) == (logging.INFO, task_id)
     assert not [text for text in lines if "outside" in text]
     assert SECRET.encode() not in server.stored

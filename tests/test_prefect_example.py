@@ -159,8 +159,8 @@ def test_the_served_flow_is_told_whole(tmp_path, otlp, slack_api, server):
     tasks = wait_for(lambda: found if len(found := server.task_runs(run_id)) >= 5 else None)
 
     def of_dlt():
-        found = [line for line in server.logs(run_id) if line["name"] == "dlt"]
-        ends = [line for line in found if line["message"].startswith("Run of slack: ")]
+        found = [line for line in server.logs(run_id) if line["name"] in {"dlt", "dltobs"}]
+        ends = [line for line in found if line["message"].startswith("Run of slack f")]
         return (found, ends) if len(ends) >= 5 else None
 
     lines, ends = wait_for(of_dlt)

@@ -7,6 +7,7 @@ import contextlib
 import gc
 import json
 import logging
+import re
 import signal
 import subprocess
 import sys
@@ -147,27 +148,49 @@ def test_an_error_that_is_not_tried_again_ends_the_loop(pipeline, otlp, lines):
     assert recording.run.will_retry is False
     dltobs.shutdown()
     assert len([span for span in otlp.spans if span.name.startswith("attempt")]) == 1
-    assert ("ERROR", "<lambda> failed after 1 attempt: ConnectionError: reset by peer") in lines()
+    told = [(level, message) for level, message in lines() if level != "INFO"]
+    assert [level for level, _ in told] == ["ERROR"]
+    assert re.fullmatch(r"Run of shop failed in .* s, attempt 1: ConnectionError: reset by peer", told[0][1])
+    assert ("INFO", "<lambda> failed after 1 attempt") in lines()
 
 
-def test_each_attempt_has_a_line_with_the_wait_and_the_reason(pipeline, lines, caplog, monkeypatch):
+def test_each_attempt_has_a_line_with_the_wait_and_the_reason(lines, caplog, monkeypatch):
     """Number, seconds and cause; without the secret that was in the message."""
     monkeypatch.setenv("SOURCES__API_KEY", SECRET)
     dltobs.configure()
     lines.listen()
     dltobs._state.runtime.redactor.add(SECRET)
-    orders = flaky(3, f"denied for {SECRET}")
+    asked = iter(range(1, 4))
     for attempt in Retrying(**options(wait=wait_fixed(0.01), **dltobs.tenacity_callbacks(name="shop"))):
         with attempt:
-            pipeline().run(orders())
-    told = [line for line in lines() if "of shop" in line[1] and "Run of" not in line[1]]
-    assert told == [
+            if next(asked) < 3:
+                raise ConnectionError(f"denied for {SECRET}")
+    assert lines() == [
         ("WARNING", "Attempt 1 of shop failed: ConnectionError: denied for ***; next in 0.0 s"),
         ("WARNING", "Attempt 2 of shop failed: ConnectionError: denied for ***; next in 0.0 s"),
         ("INFO", "Attempt 3 of shop succeeded"),
     ]
     (first, *_) = [record for record in caplog.records if "Attempt 1" in record.getMessage()]
     assert (first.attempt, first.wait, first.error_type) == (1, 0.01, "ConnectionError")
+
+
+def test_what_the_line_of_a_run_has_told_is_not_repeated(pipeline, lines):
+    """Those of the loop are INFO then, and have no reason."""
+    dltobs.configure()
+    lines.listen()
+    orders = flaky(3)
+    for attempt in Retrying(**options(**dltobs.tenacity_callbacks(name="shop"))):
+        with attempt:
+            pipeline().run(orders())
+    assert [(level, message) for level, message in lines() if "Run of" not in message] == [
+        ("INFO", "Attempt 1 of shop failed; next in 0.0 s"),
+        ("INFO", "Attempt 2 of shop failed; next in 0.0 s"),
+        ("INFO", "Attempt 3 of shop succeeded"),
+    ]
+    ends = [
+        (level, message) for level, message in lines() if "Run of" in message and "started" not in message
+    ]
+    assert [level for level, _ in ends] == ["WARNING", "WARNING", "INFO"]
 
 
 def test_a_reason_in_one_line_has_no_secret_of_several(lines):

@@ -50,7 +50,7 @@ def build(settings: Settings, hook: LoggerHook) -> Setup:
     """
     from dltobs.logs.build import file_handler, recent_lines
     from dltobs.logs.output import LogOutput
-    from dltobs.logs.run_lines import LogSink
+    from dltobs.logs.run_lines import LogSink, StartSink
 
     redactor = Redactor(keys=settings.redact_keys, patterns=settings.redact_patterns)
     redactor.add(*_own_secrets(settings))
@@ -77,9 +77,9 @@ def build(settings: Settings, hook: LoggerHook) -> Setup:
             folder = None if spool is None else spool.folder / "ledger"
             sinks.append(LedgerSink(settings, warner, deliveries["ledger"], folder))
         recent = recent_lines(settings, warner)
-        log_sink = LogSink()
+        log_sink, start_sink = LogSink(hook), StartSink(hook)
         # it comes first: the span of the load is the current one until the span sink has ended it
-        dispatcher = Dispatcher([log_sink, *sinks], redactor, warner)
+        dispatcher = Dispatcher([log_sink, *sinks, start_sink], redactor, warner)
         # last: a failure of something else must not leave an empty file behind
         log_file = file_handler(settings, redactor, warner)
         setup = Setup(
@@ -110,6 +110,7 @@ def build(settings: Settings, hook: LoggerHook) -> Setup:
                 more=() if prefect is None else (prefect.handler,),
             ),
             log_sink=log_sink,
+            start_sink=start_sink,
             spool=spool,
             resending=None if spool is None else Resending(spool, deliveries, warner),
             prefect=prefect,

@@ -204,6 +204,17 @@ def shortened(text: str, length: int) -> str:
     return f"{text[:half]}\n… {len(text) - 2 * half} characters left out …\n{text[-half:]}"
 
 
+def without_frames(message: str) -> str:
+    """Return the exception at the end of a stack trace, which dlt keeps as the message of a failed job."""
+    _, is_trace, rest = message.rpartition("\n  File ")
+    if not is_trace:
+        return message
+    lines = rest.split("\n")[1:]
+    while lines and lines[0].startswith("  "):
+        del lines[0]
+    return "\n".join(lines).strip() or message
+
+
 @cache
 def _is_in_app(path: str) -> bool:
     """Whether a file is the user's: not the standard library, not an installed package."""

@@ -48,6 +48,7 @@ def configure(  # noqa: PLR0913 - each is a setting
     enabled: bool | str | None = None,
     on_error: OnError | None = None,
     log_level: LogLevel | int | None = None,
+    dlt_log_level: LogLevel | int | None = None,
     console: Console | None = None,
     log_file: str | os.PathLike[str] | None = None,
     log_file_format: LogFileFormat | None = None,
@@ -101,7 +102,8 @@ def configure(  # noqa: PLR0913 - each is a setting
         enabled: False switches everything off; no other setting is checked then.
         on_error: What a wrong setting or an unusable path does: `raise` (default) raises ConfigurationError,
             `warn` logs one warning, and the rest works without that setting.
-        log_level: Level of dlt's logger; by default dlt's own (`RUNTIME__LOG_LEVEL`).
+        log_level: Level of dlt's and dltobs' lines; by default dlt's own (`RUNTIME__LOG_LEVEL`).
+        dlt_log_level: Level of dlt's lines alone; as `log_level` by default.
         console: Lines on stderr as `text`, `json` or `off`; `auto` (default) is JSON where
             `RUNTIME__LOG_FORMAT` is JSON, off where loguru takes over, else text.
         log_file: Path of a rotating log file; none by default.

@@ -58,6 +58,8 @@ class Setup:
     log: LogOutput
     log_sink: Sink
     """Hears each event before the others; it has nothing to deliver."""
+    start_sink: Sink
+    """Gets each event after the others, likewise."""
     load_threads: LoadThreads = field(default_factory=LoadThreads)
     prefect: PrefectHook | None = None
     worker_pools: WorkerPools | None = None
@@ -75,7 +77,9 @@ class Setup:
         try:
             self.learner.attach(dlt_was_used=dlt_was_used)
             self.logger_hook.warner = self.warner
-            self.logger_hook.attach(self.log.handlers_for, self.settings.log_level)
+            self.logger_hook.attach(
+                self.log.handlers_for, self.settings.log_level, self.settings.dlt_log_level
+            )
             self.load_threads.attach()
             if self.worker_pools is not None:
                 self.worker_pools.attach()
@@ -99,7 +103,7 @@ class Setup:
         self.learner, self.load_threads = old.learner, old.load_threads
         self.learner.redirect(self.redactor, lambda error: self.warner.internal_error("secrets", error))
         self.logger_hook.warner = self.warner
-        self.logger_hook.attach(self.log.handlers_for, self.settings.log_level)
+        self.logger_hook.attach(self.log.handlers_for, self.settings.log_level, self.settings.dlt_log_level)
         self.log.take_over(old.log)
         if old.prefect is not None:
             old.prefect.detach()
@@ -138,7 +142,7 @@ class Setup:
             return None
         if now is None:
             # there are no spans any more, but the threads of these runs must be led out of theirs
-            self.dispatcher.retain(self.log_sink, *self.sinks, before)
+            self.dispatcher.retain(self.log_sink, *self.sinks, before, self.start_sink)
             return None
         now.take_over(before.open_runs)
         return before

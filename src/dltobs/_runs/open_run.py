@@ -7,9 +7,9 @@ import sys
 import threading
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from dltobs._context.current import RunContext, current_run
+from dltobs._context.current import Correlation, RunContext, current_run
 from dltobs._describe import chain_of, read, root_cause
 from dltobs._events import RunFinished
 
@@ -26,6 +26,46 @@ if TYPE_CHECKING:
 
 RAISED_BY_SIGNAL = "_dltobs_signal"
 """The attribute of an exception that a handler of a signal has raised: the signal's name."""
+
+
+_ENDED_RUN = "_dltobs_run"
+"""The attribute of an exception that has ended a run: the fields of `EndedRun` as tuples, for pickle."""
+
+
+class EndedRun(NamedTuple):
+    """The run that an exception has ended; its own line in the log has told the exception.
+
+    `ids` are those of its outermost step. `is_error`: the line is an ERROR; else it is the WARNING of an
+    attempt of a retry loop that goes on, or may go on.
+    """
+
+    ids: Correlation
+    is_error: bool
+
+
+def run_ended_by(error: BaseException) -> EndedRun | None:
+    """Return the run that has ended with this very exception; None where it has ended none.
+
+    Kept on the exception itself, so it is known in whatever thread or process that comes out.
+    """
+    attributes = read(error, "__dict__")
+    ended = attributes.get(_ENDED_RUN) if isinstance(attributes, dict) else None
+    return None if ended is None else EndedRun(Correlation(*ended[0]), ended[1])
+
+
+def remember_end(error: BaseException | None, event: RunFinished) -> None:
+    """Keep on the exception that has ended a run which run that was."""
+    attributes = None if error is None else read(error, "__dict__")
+    if not isinstance(attributes, dict) or event.outcome not in {"failed", "terminated"}:
+        return
+    run, outermost = event.run, next((step for step in reversed(event.steps) if step.depth == 0), None)
+    step, trace_id, span_id = (
+        ("run", run.transaction_id, None)
+        if outermost is None
+        else (outermost.step, outermost.trace_id, outermost.span_id)
+    )
+    ids = (run.pipeline, step, run.transaction_id, trace_id, span_id)
+    attributes[_ENDED_RUN] = (ids, event.outcome == "terminated" or event.will_retry is False)
 
 
 @dataclass(slots=True)

@@ -28,7 +28,7 @@ from dltobs._events import RunStarted, StepStarted
 from dltobs._runs.attempt_context import current_attempt, end_left
 from dltobs._runs.callbacks import Callbacks
 from dltobs._runs.markers import RunMarkers
-from dltobs._runs.open_run import OpenRun, OpenStep, finished_run, leave, will_retry
+from dltobs._runs.open_run import OpenRun, OpenStep, finished_run, leave, remember_end, will_retry
 from dltobs._runs.step_reader import StepReader
 from dltobs._runs.steps import active_pipeline, pending_packages_of, reactivate, run_of, run_of_again
 from dltobs._runs.terminated import interrupted
@@ -293,6 +293,7 @@ class Tracker:
             )
             is_told = True
             self._dispatcher.emit(event)
+            remember_end(sys.exc_info()[1] or state.error, event)
         finally:
             if is_told:  # else an interrupt came in between, and the next run tells of this one
                 self.markers.end(trace.transaction_id)

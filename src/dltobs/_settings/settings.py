@@ -55,6 +55,7 @@ class Settings:
     enabled: bool = _setting(parse.boolean, "true or false", default=True)
     on_error: OnError = _setting(parse.one_of(*get_args(OnError)), "raise or warn", default="raise")
     log_level: int | None = _setting(parse.level, "a level name such as INFO, or a number")
+    dlt_log_level: int | None = _setting(parse.level, "a level name such as WARNING, or a number")
     console: Console = _setting(parse.one_of(*get_args(Console)), "auto, text, json or off", default="auto")
     log_file: Path | None = _setting(parse.path, "a path")
     log_file_format: LogFileFormat = _setting(

@@ -122,6 +122,7 @@ def _start(briefing: Briefing, outlet: Outlet | None, tally: Connection | None) 
     quiet = dataclasses.replace(
         settings,
         log_level=briefing.level,
+        dlt_log_level=None,
         tracing="off",
         metrics="off",
         sentry_dsn=None,

@@ -12,9 +12,10 @@ import weakref
 from typing import TYPE_CHECKING, Any, TypedDict
 
 from dltobs import _state
-from dltobs._describe import root_cause, text_of, type_name
+from dltobs._describe import causes_of, root_cause, text_of, type_name
 from dltobs._redaction.patterns import WITHHELD
 from dltobs._runs.attempt_context import RetryAttempt, current_attempt, enter, opened, over
+from dltobs._runs.open_run import run_ended_by
 from dltobs._warnings import Warner
 from dltobs.integrations.retry_hooks import listen, listener_of
 from dltobs.integrations.retry_spans import Failed, LoopSpans
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from tenacity import RetryCallState
+
+    from dltobs._runs.open_run import EndedRun
 
     Callback = Callable[[RetryCallState], object]
 
@@ -150,9 +153,13 @@ class _Loop:
         """The line between two attempts."""
         wait = 0.0 if state.next_action is None else state.next_action.sleep
         failed = _failure_of(state)
-        because = "gave a result that is not wanted" if failed is None else f"failed: {failed.reason}"
+        level, because = logging.WARNING, "gave a result that is not wanted"
+        if failed is not None:
+            # a run's own line has told the reason already, as a warning
+            is_told = _run_of(state) is not None
+            level, because = (logging.INFO, "failed") if is_told else (level, f"failed: {failed.reason}")
         self._log(
-            logging.WARNING,
+            level,
             f"Attempt {state.attempt_number} of {self._name} {because}; next in {wait:.1f} s",
             failed,
             attempt=state.attempt_number,
@@ -184,14 +191,20 @@ class _Loop:
         if state.outcome is None:  # a callback of the user's has raised
             self._leave_attempt()
         elif not self._is_over:
-            self._tell_end(state.attempt_number)
+            self._tell_end(state)
         self._close()
 
-    def _tell_end(self, number: int) -> None:
+    def _tell_end(self, state: RetryCallState) -> None:
+        number = state.attempt_number
         if self._failed is not None:
-            tries = f"{number} attempt{'' if number == 1 else 's'}"
-            message = f"{self._name} failed after {tries}: {self._failed.reason}"
-            self._log(logging.ERROR, message, self._failed, of_loop=True, attempt=number)
+            message = f"{self._name} failed after {number} attempt{'' if number == 1 else 's'}"
+            run = _run_of(state)
+            # a run's own line has told the reason already, as an error
+            is_told = run is not None and run.is_error
+            level, message = (
+                (logging.INFO, message) if is_told else (logging.ERROR, f"{message}: {self._failed.reason}")
+            )
+            self._log(level, message, self._failed, of_loop=True, attempt=number)
         elif number > 1:
             self._log(logging.INFO, f"Attempt {number} of {self._name} succeeded", attempt=number)
 
@@ -204,14 +217,14 @@ class _Loop:
         of_loop: bool = False,
         **fields: float,
     ) -> None:
-        from dlt.common import logger as dlts
-
-        # the module answers any attribute; before dlt has made its logger there is none
-        logger: logging.Logger = vars(dlts).get("LOGGER") or logging.getLogger("dltobs")
+        running = _state.runtime
         reason: dict[str, Any] = {} if failed is None else failed._asdict()
         spans = self._spans
         with contextlib.nullcontext() if spans is None else spans.inside(of_loop=of_loop):
-            logger.log(level, "%s", message, extra=fields | reason)
+            if running is None:
+                logging.getLogger("dltobs").log(level, "%s", message, extra=fields | reason)
+            else:
+                running.logger_hook.log(level, message, fields | reason)
 
     def _close(self) -> None:
         if self._is_over:
@@ -224,9 +237,20 @@ class _Loop:
         over(self.retry_id)
 
 
-def _failure_of(state: RetryCallState) -> Failed | None:
+def _error_of(state: RetryCallState) -> BaseException | None:
     outcome = state.outcome
-    error = outcome.exception() if outcome is not None and outcome.failed else None
+    return outcome.exception() if outcome is not None and outcome.failed else None
+
+
+def _run_of(state: RetryCallState) -> EndedRun | None:
+    """Return the run with whose exception the attempt has failed, if there is one."""
+    error = _error_of(state)
+    causes = () if error is None else causes_of(error)
+    return next(filter(None, map(run_ended_by, causes)), None)
+
+
+def _failure_of(state: RetryCallState) -> Failed | None:
+    error = _error_of(state)
     return None if error is None else Failed(type_name(type(root_cause(error))), _reason(error))
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import sys
 import threading
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -19,12 +20,17 @@ from dltobs.logs.text import TEXT_FORMAT
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
+    from typing import Any
 
     from dltobs._warnings import Warner
 
     CreateLogger = Callable[[str, str, str, str, Mapping[str, str]], logging.Logger]
     Call = tuple[str, str, str, str, Mapping[str, str]]
     HandlersFor = Callable[[str], Sequence[logging.Handler]]
+
+
+OWN_NAME = "dltobs"
+"""The logger's name on dltobs' own lines."""
 
 
 @dataclass
@@ -50,6 +56,10 @@ class LoggerHook:
         self._filter = CorrelationFilter()
         self._handlers_for: HandlersFor | None = None
         self._level: int | None = None
+        """What dlt's logger is set to, if we do."""
+        self._own_level: int | None = None
+        self._is_apart = False
+        """Whether our own lines have another level than dlt's logger."""
         self._adopted: _Adopted | None = None
         self._was_attached = False
         self._dlts_handlers: list[logging.Handler] = []
@@ -79,14 +89,17 @@ class LoggerHook:
             self._dlts_level = configured()[1]
             self._dlts_handlers = [handler for handler in existing.handlers if is_dlts_own(handler)]
 
-    def attach(self, handlers_for: HandlersFor, level: int | None) -> None:
+    def attach(self, handlers_for: HandlersFor, level: int | None, dlt_level: int | None = None) -> None:
         """Put handlers on dlt's logger, now and whenever it is created again.
 
         Args:
             handlers_for: Gives the handlers for a log format of dlt's (`JSON` or a format string).
-            level: The level for the logger, whoever else has set one; None leaves that to them.
+            level: The level for dlt's lines and our own, whoever else has set one; None leaves that to them.
+            dlt_level: The level for dlt's lines alone, if that is another one.
         """
         with self._lock:
+            self._own_level, self._is_apart = level, dlt_level is not None
+            level = level if dlt_level is None else dlt_level
             adopted, level_before = self._adopted, self._level
             self._handlers_for = handlers_for
             self._level = level
@@ -137,6 +150,46 @@ class LoggerHook:
                     dlt_logger.LOGGER = self._original(*self._last_call)
             elif self._last_call[2] == "JSON":
                 self._give_json_back(self._original, self._last_call)
+
+    def shows(self, level: int) -> bool:
+        """Tell whether lines of dltobs' own at this level are written."""
+        logger, adopted = current_logger() or logging.getLogger(OWN_NAME), self._adopted
+        least = logger.getEffectiveLevel()
+        if self._is_apart and self._own_level is not None:
+            least = self._own_level
+        elif self._is_apart and adopted is not None and adopted.logger is logger:
+            least = adopted.level or least  # what it would be without us
+        return level >= least and level > logger.manager.disable
+
+    def log(self, level: int, message: str, fields: Mapping[str, Any]) -> None:
+        """Log a line of dltobs' own through dlt's logger, so that every handler on that gets it.
+
+        The record bears the name `dltobs`, which tells it from dlt's own.
+
+        Args:
+            level: Its level.
+            message: The whole message.
+            fields: Attributes of the record.
+        """
+        if not self.shows(level):
+            return
+        own = logging.getLogger(OWN_NAME)
+        logger = current_logger() or own
+        caller = sys._getframe(1)  # noqa: SLF001 - how logging itself finds its caller
+        code = caller.f_code
+        record = logger.makeRecord(
+            OWN_NAME,
+            level,
+            code.co_filename,
+            caller.f_lineno,
+            "%s",
+            (message,),
+            None,
+            code.co_name,
+            extra=fields,
+        )
+        # a `dictConfig` of the application disables the loggers that it does not name
+        (own if logger.disabled else logger).handle(record)
 
     def forget_lock(self) -> None:
         """In a forked child: what holds the lock may be a thread of the parent."""

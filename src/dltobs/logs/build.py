@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from dltobs.exceptions import ConfigurationError
 from dltobs.logs.formatters import JsonFormatter
-from dltobs.logs.text import TEXT_FORMAT, TextFormatter
+from dltobs.logs.text import TEXT_FORMAT, TerminalFormatter, TextFormatter, wants_color
 
 if TYPE_CHECKING:
     import logging
@@ -49,10 +49,12 @@ def console_handler(
     kind = console_format(settings, log_format)
     if kind == "off":
         return None
-    formatter: logging.Formatter = json_formatter(settings, redactor)
-    if kind == "text":
-        formatter = TextFormatter(redactor=redactor, fmt=TEXT_FORMAT if log_format == JSON else log_format)
-    return ConsoleHandler(formatter, warner)
+    if kind == "json":
+        return ConsoleHandler(json_formatter(settings, redactor), warner)
+    if log_format not in {JSON, TEXT_FORMAT}:  # somebody's own, which counts on a terminal, too
+        return ConsoleHandler(TextFormatter(redactor=redactor, fmt=log_format), warner)
+    terminal = TerminalFormatter(redactor=redactor, color=wants_color())
+    return ConsoleHandler(TextFormatter(redactor=redactor), warner, terminal_formatter=terminal)
 
 
 def file_handler(settings: Settings, redactor: Redactor, warner: Warner) -> FileHandler | None:

@@ -17,8 +17,10 @@ from dltobs._state import current_redactor
 from dltobs.logs.plain import dumps
 from dltobs.logs.records import (
     CORRELATION_ATTRIBUTE,
+    EXCEPTION_ATTRIBUTE,
     correlation_of,
     count_of_attributes,
+    described_exception,
     exc_info_of,
     extra_of,
     message_of,
@@ -148,6 +150,8 @@ class JsonFormatter(OrjsonFormatter):
         members = self._fixed_members
         # most records have no extra, and their number of attributes tells
         if len(attributes) != ids.attributes:
+            if EXCEPTION_ATTRIBUTE in attributes:
+                return None
             members = self._members_of(extra_of(record))
         if (self._redactor or current_redactor()).finds(f"{message}\n{texts}{members}"):
             return None
@@ -156,7 +160,8 @@ class JsonFormatter(OrjsonFormatter):
 
     def _line(self, record: logging.LogRecord) -> str:
         """The line of any record, its values redacted one by one."""
-        redact = (self._redactor or current_redactor()).redact
+        redactor = self._redactor or current_redactor()
+        redact = redactor.redact
         message: object = message_of(record)
         extra = extra_of(record)
         if isinstance(record.msg, dict):
@@ -171,6 +176,10 @@ class JsonFormatter(OrjsonFormatter):
         if info is not None:
             described = {"type": redact(type_name(info[0])), "message": redact(text_of(info[1]))}
             more["exception"] = {**described, **more["exception"]}
+        told = described_exception(record, redactor)
+        if told is not None:
+            parts = zip(("type", "message", "stacktrace"), told, strict=True)
+            more["exception"] = {name: text for name, text in parts if text}
         if record.stack_info:
             more["stack"] = redact(record.stack_info)
         # once they have met the encoder, there are no objects left that could hide a secret

@@ -17,6 +17,7 @@ from dltobs._warnings import Warner
 from dltobs.logs.formatters import JsonFormatter
 from dltobs.logs.plain import to_ascii
 from dltobs.logs.records import correlation_of, message_of
+from dltobs.logs.text import is_terminal
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -59,13 +60,26 @@ class _FormattingHandler(SafeHandler):
 
 
 class ConsoleHandler(_FormattingHandler):
-    """Writes to what `sys.stderr` is at the time of the record, as `logging.lastResort` does."""
+    """Writes to what `sys.stderr` is at the time of the record, as `logging.lastResort` does.
+
+    Args:
+        formatter: Renders a line.
+        warner: Told of errors.
+        terminal_formatter: Renders a line where stderr is a terminal; by default as elsewhere.
+    """
 
     subject = "console log"
 
-    def __init__(self, formatter: logging.Formatter, warner: Warner | None = None) -> None:
+    def __init__(
+        self,
+        formatter: logging.Formatter,
+        warner: Warner | None = None,
+        *,
+        terminal_formatter: logging.Formatter | None = None,
+    ) -> None:
         super().__init__(warner)
         self._fixed_formatter = formatter
+        self._terminal_formatter = terminal_formatter or formatter
         self._writing_to: object = None
         self._loop: object = None
 
@@ -80,7 +94,9 @@ class ConsoleHandler(_FormattingHandler):
             return
         self._writing_to = stderr
         try:
-            stderr.write(self._encodable(f"{self.format(record)}\n", getattr(stderr, "encoding", None)))
+            formatter = self._terminal_formatter if is_terminal(stderr) else self._fixed_formatter
+            line = f"{formatter.format(record)}\n"
+            stderr.write(self._encodable(line, getattr(stderr, "encoding", None)))
             stderr.flush()
         except Exception:  # noqa: BLE001 - logging's own rule: a handler does not raise
             self.handleError(record)

@@ -13,7 +13,7 @@ from dltobs._describe import text_of
 from dltobs._redaction.patterns import WITHHELD
 from dltobs._state import current_redactor
 from dltobs.logs.handlers import SafeHandler
-from dltobs.logs.records import correlation_of, exc_info_of, extra_of, redacted_copy
+from dltobs.logs.records import correlation_of, described_exception, exc_info_of, extra_of, redacted_copy
 
 if TYPE_CHECKING:
     import logging
@@ -50,7 +50,15 @@ class InterceptHandler(SafeHandler):
 
     def _emit(self, record: logging.LogRecord) -> None:
         redactor = self._redactor or current_redactor()
-        log(redacted_copy(record, redactor), stand_in_for(record, redactor))
+        clean = redacted_copy(record, redactor)
+        told = described_exception(record, redactor)
+        if told is None:
+            log(clean, stand_in_for(record, redactor))
+            return
+        kind, message, clean.exc_text = told
+        module, _, name = kind.rpartition(".")
+        stand_in = _stand_in_type(name, module or "builtins")
+        log(clean, (stand_in, stand_in(message), None))
 
 
 def log(clean: logging.LogRecord, stand_in: Any) -> None:

@@ -28,6 +28,15 @@ CORRELATION_ATTRIBUTE = "_dltobs_correlation"
 The value is a plain tuple: records are pickled, for processes that may not know our classes.
 """
 
+EXCEPTION_ATTRIBUTE = "_dltobs_exception"
+"""The attribute of a record that tells an exception without holding it: its type, message and stack trace.
+
+JSON lines and loguru show it; a line of text stays one line.
+"""
+
+WITH_IDS_ATTRIBUTE = "_dltobs_with_ids"
+"""The attribute of a record whose line shows the ids on a terminal: the first and the last of a run."""
+
 _SHADOWED_ATTRIBUTE = "_dltobs_shadowed"
 """The same, where an `extra` bears the name of an id."""
 
@@ -99,7 +108,11 @@ def correlation_of(record: logging.LogRecord) -> Correlation | None:
 _STANDARD_ATTRIBUTES = frozenset(vars(logging.makeLogRecord({})))
 _COUNT = len(_STANDARD_ATTRIBUTES)
 _KNOWN_ATTRIBUTES = _STANDARD_ATTRIBUTES | {"message", "asctime", "taskName"}
-_KNOWN_MARKED_ATTRIBUTES = _KNOWN_ATTRIBUTES | {CORRELATION_ATTRIBUTE, *Correlation._fields}
+_KNOWN_MARKED_ATTRIBUTES = _KNOWN_ATTRIBUTES | {
+    CORRELATION_ATTRIBUTE,
+    WITH_IDS_ATTRIBUTE,
+    *Correlation._fields,
+}
 _NO_EXTRA: Mapping[str, Any] = {}
 
 
@@ -151,6 +164,18 @@ def stacktrace_of(record: logging.LogRecord) -> str:
         return "".join(traceback.format_exception(*info)).rstrip("\n")
     except Exception:  # noqa: BLE001 - exceptions are foreign code, too
         return f"{type_name(info[0])}: {text_of(info[1])}"
+
+
+def described_exception(record: logging.LogRecord, redactor: Redactor) -> tuple[str, str, str] | None:
+    """Return type, message and stack trace of `EXCEPTION_ATTRIBUTE`, redacted; None where there is none."""
+    described = record.__dict__.get(EXCEPTION_ATTRIBUTE)
+    if described is None:
+        return None
+    kind, message, trace = described
+    try:
+        return kind, redactor.text(message), redactor.text(trace)
+    except Exception:  # noqa: BLE001 - the record must appear all the same
+        return kind, WITHHELD, WITHHELD
 
 
 _FREE_TEXTS = ("threadName", "processName", "pathname", "filename", "module", "funcName", "taskName")

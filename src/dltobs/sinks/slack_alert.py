@@ -13,7 +13,7 @@ from pathlib import PurePath
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
-from dltobs._describe import GROUP_TYPES, shortened
+from dltobs._describe import GROUP_TYPES, shortened, without_frames
 from dltobs._events import RunFinished
 from dltobs._runs.schema_changes import told
 
@@ -216,20 +216,9 @@ def _message(failure: Failure) -> str:
 
 def _reason(job: FailedJob, failure: Failure | None) -> str:
     """Why a job failed, unless the root cause has said so."""
-    reason = _without_frames(job.message)
+    reason = without_frames(job.message)
     above = "" if failure is None else failure.message.strip()
     return "as above" if above and (reason == above or reason.endswith(f": {above}")) else reason
-
-
-def _without_frames(message: str) -> str:
-    """The exception at the end of a stack trace, which dlt keeps as the message of a failed job."""
-    _, is_trace, rest = message.rpartition("\n  File ")
-    if not is_trace:
-        return message
-    lines = rest.split("\n")[1:]
-    while lines and lines[0].startswith("  "):
-        del lines[0]
-    return "\n".join(lines).strip() or message
 
 
 def _rows(event: RunFinished) -> str:

@@ -7,6 +7,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from dltobs.integrations.prefect.context import current_prefect_run
+from dltobs.logs.attach import OWN_NAME
 from dltobs.logs.dlts import current_logger, is_formatter_of_dlt
 from dltobs.logs.handlers import SafeHandler
 from dltobs.logs.records import redacted_copy
@@ -77,10 +78,10 @@ class PrefectHandler(SafeHandler):
 
 
 class _SentAlready(logging.Filter):
-    """Drops the records of one logger."""
+    """Drops the records of dlt's logger, and dltobs' own lines, which pass through it."""
 
     def filter(self, record: logging.LogRecord) -> bool:
-        return record.name != self.name
+        return record.name not in {self.name, OWN_NAME}
 
 
 def _api_handler() -> logging.Handler:
