@@ -90,6 +90,8 @@ def test_a_process_that_uses_dlt_imports_next_to_nothing_of_dltobs(tmp_path):
     code = f"import sys, dlt; dlt.pipeline('shop'); {OURS}"
     assert run(code, tmp_path).split() == [
         "dltobs",
+        "dltobs._settings",
+        "dltobs._settings.early",
         "dltobs._state",
         "dltobs._version",
         "dltobs.exceptions",
