@@ -5,6 +5,7 @@ OLDEST_DLT = 1.23.0
 # test processes: one more than there are cores, as they wait much of the time
 JOBS ?= $(shell $(PYTHON) -c "import os; print((os.cpu_count() or 1) + 1)")
 BIN = $(VENV)/bin
+PYRIGHT = {"typeCheckingMode": "strict", "enableTypeIgnoreComments": true, "reportUnnecessaryTypeIgnoreComment": true}
 STAMP = $(VENV)/.installed
 BUGSINK = .venv-bugsink
 PREFECT = .venv-prefect
@@ -55,12 +56,15 @@ lint: $(STAMP)  ## ruff, mypy --strict, import-linter
 bench: $(STAMP)  ## ratios against peers, measured side by side; writes bench/results.json
 	$(BIN)/python bench/run.py
 
-wheel: $(STAMP)  ## build the wheel and try it in a clean environment
+wheel: $(STAMP)  ## build the wheel, try it in a clean environment, and check its types as a consumer sees them
 	rm -rf dist
 	$(BIN)/python -m build --wheel --outdir dist
 	$(PYTHON) -m venv --clear .venv-wheel
 	.venv-wheel/bin/python -m pip install --quiet dist/*.whl "dlt[duckdb]"
 	cd $$(mktemp -d) && "$(CURDIR)/.venv-wheel/bin/python" -I "$(CURDIR)/tests/try_wheel.py"
+	cd $$(mktemp -d) && cp "$(CURDIR)/tests/consumer.py" . && echo '$(PYRIGHT)' >pyrightconfig.json && \
+		"$(CURDIR)/$(BIN)/mypy" --strict --python-executable "$(CURDIR)/.venv-wheel/bin/python" consumer.py && \
+		"$(CURDIR)/$(BIN)/basedpyright" --pythonpath "$(CURDIR)/.venv-wheel/bin/python" consumer.py
 
 $(STAMP): pyproject.toml src/dltobs/_version.py
 	$(PYTHON) -m venv $(VENV)

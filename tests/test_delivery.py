@@ -7,9 +7,12 @@ import re
 import socket
 import threading
 import time
+from concurrent import futures
 from dataclasses import replace
+from urllib.parse import quote
 
 import dlt
+import grpc
 import pytest
 from dlt.pipeline.exceptions import PipelineStepFailed
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
@@ -23,8 +26,9 @@ from dltobs import BackendStatus, Redactor, _state
 from dltobs._spool.spool import Spool
 from dltobs._warnings import Warner
 from dltobs.sinks.delivery import Delivery
-from dltobs.sinks.reasons import reason_of
+from dltobs.sinks.reasons import reason_of, without_secrets
 from dltobs.sinks.route import Route, Verdict
+from grpc_server import GrpcServer
 from servers import OtlpServer, Server
 
 pytestmark = pytest.mark.usefixtures("time_to_keep")
@@ -56,6 +60,15 @@ def warnings(caplog):
         for record in caplog.records
         if record.levelname in {"WARNING", "ERROR"}
     ]
+
+
+AT_OTLP = "; look at the headers in OTEL_EXPORTER_OTLP_HEADERS"
+AT_SENTRY = "; look at the DSN in sentry_dsn or SENTRY_DSN"
+
+
+def envelopes(sentry):
+    """What a warning says of the place."""
+    return f"address {sentry.url}/api/42/envelope/"
 
 
 @pytest.fixture
@@ -92,8 +105,14 @@ def test_a_refused_connection_is_one_warning_for_each_back_end(dead_port, pipeli
     assert "no such order" in str(error)
     dltobs.shutdown()
     assert sorted(warnings()) == [
-        ("dltobs", "otlp: 2 spans kept in the spool (connection refused)"),
-        ("dltobs", "sentry: 1 event kept in the spool (connection refused)"),
+        (
+            "dltobs",
+            f"otlp: 2 spans kept in the spool (connection refused); address http://{address}/v1/traces",
+        ),
+        (
+            "dltobs",
+            f"sentry: 1 event kept in the spool (connection refused); address http://{address}/api/1/envelope/",
+        ),
     ]
     assert dltobs.status() == {
         "otlp": BackendStatus(spooled=2, last_error="connection refused"),
@@ -120,8 +139,12 @@ def test_a_dead_collector_is_one_warning_for_spans_and_one_for_metrics(
     dltobs.shutdown()
     assert [name for name, _ in warnings()] == ["dltobs", "dltobs"]
     spans, points = sorted(text for _, text in warnings())
-    assert re.fullmatch(rf"otlp_metrics: \d+ points? kept in the spool \({reason}\)", points)
-    assert re.fullmatch(rf"otlp: \d+ spans? kept in the spool \({reason}\)", spans)
+    place = rf"address (http://)?127\.0\.0\.1:{dead_port}"
+    paths = ("", "") if protocol == "grpc" else ("/v1/metrics", "/v1/traces")
+    assert re.fullmatch(
+        rf"otlp_metrics: \d+ points? kept in the spool \({reason}\); {place}{paths[0]}", points
+    )
+    assert re.fullmatch(rf"otlp: \d+ spans? kept in the spool \({reason}\); {place}{paths[1]}", spans)
     status = dltobs.status()
     assert {name: (one.delivered, one.last_error) for name, one in status.items()} == {
         "otlp": (0, reason),
@@ -146,17 +169,27 @@ def test_a_dead_collector_is_told_anew_by_the_next_set_up(dead_port, pipeline, w
 
 
 @pytest.mark.parametrize(
-    ("status", "headers", "reason"),
+    ("status", "headers", "reason", "advice"),
     [
-        (404, {}, "HTTP 404 Not Found"),
-        (401, {}, "HTTP 401 Unauthorized"),
-        (413, {}, "HTTP 413 Request Entity Too Large"),
-        (304, {}, "HTTP 304 Not Modified"),
+        (
+            404,
+            {},
+            "HTTP 404 Not Found",
+            (
+                "; is this a collector? Look at DLTOBS__OTLP_ENDPOINT or OTEL_EXPORTER_OTLP_ENDPOINT",
+                AT_SENTRY,
+            ),
+        ),
+        (401, {}, "HTTP 401 Unauthorized", (AT_OTLP, AT_SENTRY)),
+        (403, {}, "HTTP 403 Forbidden", (AT_OTLP, AT_SENTRY)),
+        (413, {}, "HTTP 413 Request Entity Too Large", ("", "")),
+        (304, {}, "HTTP 304 Not Modified", ("", "")),
     ],
 )
 def test_an_answer_that_refuses_is_a_loss_with_that_reason(
-    otlp, sentry, pipeline, warnings, status, headers, reason
+    otlp, sentry, pipeline, warnings, status, headers, reason, advice
 ):
+    """The warning says where, and what to do."""
     for server in (otlp, sentry):
         server.status, server.headers = status, headers
     dltobs.configure(otlp_endpoint=otlp.url, sentry_dsn=sentry.dsn)
@@ -164,8 +197,11 @@ def test_an_answer_that_refuses_is_a_loss_with_that_reason(
     dltobs.shutdown()
     short = f"HTTP {status}"
     assert sorted(warnings()) == [
-        ("dltobs", f"otlp: 2 spans could not be delivered: {reason}"),
-        ("dltobs", f"sentry: 1 event could not be delivered: {short}"),
+        (
+            "dltobs",
+            f"otlp: 2 spans could not be delivered: {reason}; address {otlp.url}/v1/traces{advice[0]}",
+        ),
+        ("dltobs", f"sentry: 1 event could not be delivered: {short}; {envelopes(sentry)}{advice[1]}"),
     ]
     assert dltobs.status() == {"otlp": BackendStatus(0, 2, reason), "sentry": BackendStatus(0, 1, short)}
 
@@ -191,8 +227,8 @@ def test_an_answer_that_asks_for_patience_keeps_what_was_sent(
     dltobs.shutdown()
     short = f"HTTP {status}"
     assert sorted(warnings()) == [
-        ("dltobs", f"otlp: 2 spans kept in the spool ({reason})"),
-        ("dltobs", f"sentry: 1 event kept in the spool ({short})"),
+        ("dltobs", f"otlp: 2 spans kept in the spool ({reason}); address {otlp.url}/v1/traces"),
+        ("dltobs", f"sentry: 1 event kept in the spool ({short}); {envelopes(sentry)}"),
     ]
     assert dltobs.status() == {
         "otlp": BackendStatus(spooled=2, last_error=reason),
@@ -283,7 +319,8 @@ def test_spans_that_a_collector_rejects_are_counted(otlp, pipeline, warnings):
     fail(pipeline())
     dltobs.shutdown()
     assert dltobs.status()["otlp"] == BackendStatus(1, 1, "password=***")
-    assert warnings() == [("dltobs", "otlp: 1 span could not be delivered: password=***")]
+    said = f"otlp: 1 span could not be delivered: password=***; address {otlp.url}/v1/traces"
+    assert warnings() == [("dltobs", said)]
 
 
 def test_a_warning_is_repeated_only_when_the_reason_changes(sentry, pipeline, warnings):
@@ -293,8 +330,8 @@ def test_a_warning_is_repeated_only_when_the_reason_changes(sentry, pipeline, wa
         fail(pipeline())
         settle()
     assert [message for _, message in warnings()] == [
-        "sentry: 1 event kept in the spool (HTTP 500)",
-        "sentry: 1 event could not be delivered: HTTP 404",
+        f"sentry: 1 event kept in the spool (HTTP 500); {envelopes(sentry)}",
+        f"sentry: 1 event could not be delivered: HTTP 404; {envelopes(sentry)}{AT_SENTRY}",
     ]
     assert dltobs.status()["sentry"] == BackendStatus(1, 2, "HTTP 404", spooled=2)
 
@@ -363,6 +400,84 @@ def test_after_the_end_a_late_answer_changes_nothing(delivery, warnings):
     assert delivery.status == BackendStatus(0, 3, "not sent before the deadline")
     assert delivery.is_abandoned
     assert len(warnings()) == 1
+
+
+@pytest.mark.parametrize("signal", ["tracing", "metrics"])
+@pytest.mark.parametrize("protocol", ["http/protobuf", "grpc"])
+def test_the_port_of_the_other_protocol_is_recognized(otlp, pipeline, warnings, protocol, signal):
+    """HTTP to a gRPC server, and gRPC to an HTTP server."""
+    collector = GrpcServer()
+    url = collector.url if protocol == "http/protobuf" else otlp.url
+    switches = {"tracing": "off", "metrics": "off"} | {signal: "auto"}
+    dltobs.configure(otlp_endpoint=url, otlp_protocol=protocol, flush_timeout=2, **switches)
+    fail(pipeline())
+    dltobs.shutdown()
+    collector.close()
+    if protocol == "grpc":
+        expected = "is this an HTTP port? Set DLTOBS__OTLP_PROTOCOL=http/protobuf, or use port 4317"
+    else:
+        expected = "is this a gRPC port? Set DLTOBS__OTLP_PROTOCOL=grpc, or use port 4318"
+    assert [text for _, text in warnings() if text.endswith(f"; {expected}")]
+    assert all(url.removeprefix("http://") in text for _, text in warnings())
+
+
+def test_a_back_end_that_takes_no_metrics_is_told_how_to_switch_them_off(otlp, pipeline, warnings):
+    otlp.metric_status = 404
+    dltobs.configure(otlp_endpoint=otlp.url, metrics="auto")
+    fail(pipeline())
+    dltobs.shutdown()
+    ((_, message),) = warnings()
+    assert re.fullmatch(
+        rf"otlp_metrics: \d+ points could not be delivered: HTTP 404 Not Found; address {otlp.url}/v1/metrics; "
+        "set DLTOBS__METRICS=off if this back end takes no metrics",
+        message,
+    )
+
+
+def test_a_grpc_back_end_that_takes_no_metrics_is_told_how_to_switch_them_off(pipeline, warnings):
+    """It answers UNIMPLEMENTED."""
+    server = grpc.server(futures.ThreadPoolExecutor(1))
+    port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    dltobs.configure(
+        otlp_endpoint=f"http://127.0.0.1:{port}", otlp_protocol="grpc", tracing="off", metrics="on"
+    )
+    fail(pipeline())
+    dltobs.shutdown()
+    server.stop(0).wait()
+    ((_, message),) = warnings()
+    assert message.endswith("; set DLTOBS__METRICS=off if this back end takes no metrics")
+
+
+def test_the_headers_of_one_signal_are_named_where_it_has_its_own(monkeypatch, otlp, pipeline, warnings):
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_TRACES_HEADERS", "authorization=pl4nted-s3cret")
+    otlp.status = 401
+    dltobs.configure(otlp_endpoint=otlp.url)
+    fail(pipeline())
+    dltobs.shutdown()
+    ((_, message),) = warnings()
+    assert message.endswith("; look at the headers in OTEL_EXPORTER_OTLP_TRACES_HEADERS")
+
+
+def test_the_address_in_a_warning_has_no_secret_in_it(otlp, pipeline, warnings):
+    """Neither a password before the host, nor the query, nor what is known as a secret."""
+    otlp.status = 404
+    dltobs.configure(otlp_endpoint=otlp.url.replace("://", f"://user:{quote(SECRET, safe='')}@"))
+    fail(pipeline())
+    dltobs.shutdown()
+    ((_, message),) = warnings()
+    assert f"; address {otlp.url}/v1/traces; " in message
+    assert "user" not in message
+    assert without_secrets("https://a:b@host:1/path?key=c#d") == "https://host:1/path"
+    assert without_secrets("a:b@host:1") == "host:1"
+
+
+def test_a_port_without_tls_is_recognized(otlp, pipeline, warnings):
+    dltobs.configure(otlp_endpoint=otlp.url.replace("http:", "https:"), flush_timeout=1)
+    fail(pipeline())
+    dltobs.shutdown()
+    ((_, message),) = warnings()
+    assert message.endswith("; does this port speak http:// and not https://?")
 
 
 def test_a_reason_has_no_secret_in_it(delivery, warnings):

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+import dltobs
 from dltobs._settings.settings import Settings
 
 ROOT = Path(__file__).parent.parent
@@ -53,6 +54,13 @@ def test_python_blocks_run(code, tmp_path):
     assert done.returncode == 0, done.stderr
 
 
+def test_the_first_block_of_the_readme_shows_something(tmp_path):
+    """Whoever tries it sees that dltobs is there, and how the run ended."""
+    done = run(blocks("python")[0].values[0], tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert re.search(r"Run of shop.*2 rows", done.stderr)
+
+
 @pytest.mark.parametrize("document", blocks("toml"))
 def test_toml_blocks_are_configurations(document, tmp_path):
     """dltobs takes them from `.dlt/config.toml`."""
@@ -64,9 +72,12 @@ def test_toml_blocks_are_configurations(document, tmp_path):
 
 @pytest.mark.parametrize("command", blocks("sh"))
 def test_commands_are_known_to_make_and_to_our_scripts(command, tmp_path):
-    """Each line is a target of the Makefile, or a script of ours with arguments that it takes."""
+    """Each line is a target of the Makefile, a script of ours with arguments that it takes, or installs dltobs."""
     for line in command.splitlines():
         words = line.split("#")[0].split()
+        if words[:2] == ["pip", "install"]:
+            assert words[2:] == ['"dltobs"', '"dlt[duckdb]"']
+            continue
         if words[0] == "make":
             check, folder = [*words, "--dry-run"], ROOT
         else:
@@ -105,6 +116,12 @@ def test_the_table_of_settings_is_that_of_the_code():
         literal = re.fullmatch(r"`([^`]+)`", shown.strip())
         if literal and not literal[1].isupper():
             assert one.metadata["parse"](literal[1]) == one.default
+
+
+def test_the_typed_consumer_uses_every_public_name():
+    """`make wheel` checks it as a type checker sees the installed package."""
+    consumer = (ROOT / "tests" / "consumer.py").read_text("utf-8")
+    assert [name for name in dltobs.__all__ if f"dltobs.{name}" not in consumer] == []
 
 
 def test_every_dependency_has_its_reason_in_the_readme():

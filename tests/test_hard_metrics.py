@@ -166,7 +166,9 @@ def test_a_number_that_protobuf_does_not_take_costs_its_point_alone(
     assert dltobs.status()["otlp_metrics"] == BackendStatus(
         len(otlp.points), dropped=1, last_error="cannot be encoded"
     )
-    assert warnings() == ["otlp_metrics: 1 point could not be delivered: cannot be encoded"]
+    assert warnings() == [
+        f"otlp_metrics: 1 point could not be delivered: cannot be encoded; address {otlp.url}/v1/metrics"
+    ]
     assert "Traceback" not in caplog.text
 
 

@@ -499,7 +499,10 @@ def test_a_back_end_that_is_not_there_is_one_warning_for_each_reason(
     status = dltobs.status()["otlp_metrics"]
     assert status.delivered == 0
     assert status.spooled > 0
-    said = [re.fullmatch(r"otlp_metrics: \d+ points kept in the spool \((.+)\)", one) for one in warnings()]
+    said = [
+        re.fullmatch(r"otlp_metrics: \d+ points kept in the spool \((.+)\); address .+", one)
+        for one in warnings()
+    ]
     reasons = [match[1] for match in said if match]
     assert len(reasons) == len(said)
     assert len(reasons) == len(set(reasons))

@@ -470,7 +470,7 @@ def test_a_full_queue_is_counted_and_spares_our_own_spans(monkeypatch, otlp, pip
     assert status.delivered == len(otlp.spans)
     assert {"extract", "normalize", "load", "run shop"} <= {span.name for span in otlp.spans}
     warnings = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
-    assert warnings == ["otlp: 1 span could not be delivered: queue full"]
+    assert warnings == [f"otlp: 1 span could not be delivered: queue full; address {otlp.url}/v1/traces"]
 
 
 class GrpcCollector(trace_service_pb2_grpc.TraceServiceServicer):
@@ -517,12 +517,20 @@ def test_grpc_delivers(monkeypatch, grpc_collector, pipeline):
 @pytest.mark.parametrize(
     ("code", "settings", "status", "sentence"),
     [
-        (grpc.StatusCode.UNAUTHENTICATED, {}, {"dropped": 4}, "could not be delivered: gRPC UNAUTHENTICATED"),
+        (
+            grpc.StatusCode.UNAUTHENTICATED,
+            {},
+            {"dropped": 4},
+            (
+                "could not be delivered: gRPC UNAUTHENTICATED; address {}; "
+                "look at the headers in OTEL_EXPORTER_OTLP_HEADERS"
+            ),
+        ),
         (
             grpc.StatusCode.UNAVAILABLE,
             {"flush_timeout": 3},
             {"spooled": 4},
-            "kept in the spool (gRPC UNAVAILABLE)",
+            "kept in the spool (gRPC UNAVAILABLE); address {}",
         ),
     ],
 )
@@ -542,15 +550,7 @@ def test_grpc_names_the_status_that_it_got(
     dltobs.shutdown()
     assert dltobs.status()["otlp"] == dltobs.BackendStatus(**status, last_error=f"gRPC {code.name}")
     warnings = [record.getMessage() for record in caplog.records if record.levelno >= 30]
-    assert warnings == [f"otlp: 4 spans {sentence}"]
-
-
-def test_an_endpoint_may_name_the_path_of_the_signal(otlp, pipeline):
-    dltobs.configure(otlp_endpoint=f"{otlp.url}/v1/traces")
-    run_once(pipeline)
-    dltobs.shutdown()
-    assert {request.path for request in otlp.requests} == {"/v1/traces"}
-    assert len(otlp.spans) == 4
+    assert warnings == ["otlp: 4 spans " + sentence.format(f"127.0.0.1:{grpc_collector.port}")]
 
 
 def test_tracing_on_without_an_exporter_gives_ids_and_sends_nothing(pipeline):

@@ -92,6 +92,8 @@ def test_a_process_that_uses_dlt_imports_next_to_nothing_of_dltobs(tmp_path):
         "dltobs",
         "dltobs._process",
         "dltobs._process.fork_safe",
+        "dltobs._settings",
+        "dltobs._settings.early",
         "dltobs._state",
         "dltobs._version",
         "dltobs.exceptions",

@@ -39,7 +39,8 @@ def test_a_monitor_without_sentry_is_one_warning(caplog):
     dltobs.configure(sentry_monitor=True, sentry_monitor_schedule="0 3 * * *")
     (record,) = [record for record in caplog.records if record.name == "dltobs"]
     assert record.getMessage() == (
-        "sentry_monitor does nothing without sentry_dsn (or SENTRY_DSN): no run checks in"
+        "sentry_monitor (argument of configure()), sentry_monitor_schedule (argument of configure()) "
+        "do nothing without sentry_dsn or SENTRY_DSN"
     )
 
 

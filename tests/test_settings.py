@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import collections.abc
+import inspect
+import json
 import logging
 import os
 import pickle
 import re
 import textwrap
+import typing
 
 import dlt
 import pytest
@@ -15,7 +19,10 @@ from opentelemetry.sdk.trace import TracerProvider
 
 import dltobs
 from dltobs import ConfigurationError, Settings, _state
+from dltobs._settings import settings as settings_module
 from dltobs._settings.resolution import resolve_settings
+from dltobs._settings.settings import FIELDS
+from dltobs.testing import RecordingSink
 from scripts import run_script
 
 
@@ -124,12 +131,255 @@ def test_a_misspelt_name_is_refused_with_the_nearest_known_one(
     assert expected in str(error)
 
 
-def test_a_variable_with_one_underscore_is_not_ours(monkeypatch):
-    """Kubernetes injects them for a service called dltobs."""
-    monkeypatch.setenv("DLTOBS_PORT", "tcp://10.0.0.1:80")
+@pytest.fixture
+def warnings(caplog):
+    """What dltobs has warned of, so far."""
+    return lambda: [record.getMessage() for record in caplog.records if record.name == "dltobs"]
+
+
+def test_the_variables_of_kubernetes_for_a_service_called_dltobs_are_not_ours(monkeypatch, warnings):
+    names = ("PORT", "PORT_80_TCP", "PORT_80_TCP_ADDR", "SERVICE_HOST", "SERVICE_PORT", "SERVICE_PORT_HTTP")
+    for name in names:
+        monkeypatch.setenv(f"DLTOBS_{name}", "tcp://10.0.0.1:80")
     monkeypatch.setenv("DLTOBS", "x")
     dltobs.configure()
     assert _state.runtime is not None
+    assert warnings() == []
+
+
+@pytest.mark.parametrize("written", ["DLTOBS_LOG_FILE", "dltobs__log_file", "Dltobs_Log_File"])
+def test_a_variable_that_is_nearly_a_setting_is_one_warning_that_gives_the_right_one(
+    monkeypatch, warnings, written
+):
+    monkeypatch.setenv(written, "dlt.jsonl")
+    dltobs.configure()
+    assert warnings() == [
+        f"environment variable {written} is not read: the setting log_file is DLTOBS__LOG_FILE"
+    ]
+    dltobs.configure()
+    assert len(warnings()) == 1
+
+
+@pytest.mark.parametrize("place", ["config.toml", "secrets.toml"])
+@pytest.mark.parametrize("section", ["runtime.dltobs", "Dltobs", "DLTOBS", "runtime.DltObs"])
+def test_a_section_in_the_wrong_place_or_case_is_one_warning(tmp_path, warnings, place, section):
+    write(tmp_path, place, f'[{section}]\nlog_file = "dlt.jsonl"\n')
+    dltobs.configure()
+    assert warnings() == [f"section [{section}] in {place} is not read: the right one is [dltobs]"]
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"ledger_dataset": "ops"}, "ledger_dataset ({}) does nothing without ledger"),
+        ({"log_file_format": "text"}, "log_file_format ({}) does nothing without log_file"),
+        (
+            {"sentry_environment": "live", "sentry_release": "1"},
+            "sentry_environment ({}), sentry_release ({}) do nothing without sentry_dsn or SENTRY_DSN",
+        ),
+        (
+            {"alert_cooldown": 60},
+            "alert_cooldown ({}) does nothing without slack_incoming_hook or RUNTIME__SLACK_INCOMING_HOOK",
+        ),
+        (
+            {"otlp_protocol": "http/protobuf"},
+            "otlp_protocol ({}) does nothing without otlp_endpoint or OTEL_EXPORTER_OTLP_ENDPOINT",
+        ),
+        (
+            {"auto_configure": True},
+            "auto_configure ({}) does nothing: it is for the environment or dlt's files",
+        ),
+    ],
+)
+def test_a_setting_without_what_it_belongs_to_is_one_warning(warnings, given, said):
+    dltobs.configure(**given)
+    assert warnings() == [said.replace("{}", "argument of configure()")]
+
+
+@pytest.mark.parametrize(
+    ("variables", "settings"),
+    [
+        ({"SENTRY_ENVIRONMENT": "live", "SENTRY_RELEASE": "1"}, {}),
+        ({"OTEL_EXPORTER_OTLP_PROTOCOL": "grpc"}, {}),
+        ({"DLTOBS__LEDGER": "false"}, {"ledger_dataset": "ops"}),
+        ({}, {"sentry_monitor": False}),
+        (
+            {"OTEL_TRACES_EXPORTER": "otlp", "OTEL_METRICS_EXPORTER": "none"},
+            {"otlp_protocol": "http/protobuf"},
+        ),
+        ({"OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": "http://127.0.0.1:9"}, {"otlp_protocol": "http/protobuf"}),
+    ],
+)
+def test_what_is_meant_for_others_or_switched_off_on_purpose_is_no_warning(
+    monkeypatch, warnings, variables, settings
+):
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    dltobs.configure(**settings)
+    assert warnings() == []
+
+
+BROKEN = {
+    "DLTOBS__SENTRY_DSN": "nonsense",
+    "DLTOBS__LOG_FIL": "x",
+    "DLTOBS__LOG_FILE": "/proc/nowhere/dlt.log",
+    "DLTOBS__AUTO_CONFIGURE": "perhaps",
+    "DLTOBS__LEDGER_DATASET": "ops",
+    "DLTOBS__ON_ERROR": "sometimes",
+    "DLTOBS_LOG_LEVEL": "INFO",
+    "OTEL_EXPORTER_OTLP_ENDPOINT": "collector",
+    "OTEL_TRACES_EXPORTER": "zipkin",
+}
+"""Wrong in many ways."""
+
+
+@pytest.mark.parametrize("call", ["__import__('dltobs').configure()", "None"])
+@pytest.mark.parametrize("place", ["variable", "config.toml"])
+def test_enabled_false_switches_all_checks_off(tmp_path, call, place):
+    """Whatever else is wrong: there is no error and no warning, and nothing is attached."""
+    variables = dict(BROKEN)
+    if place == "variable":
+        variables["DLTOBS__ENABLED"] = "false"
+    else:
+        write(tmp_path, place, "[dltobs]\nenabled = false\nlog_fil = 1\n[runtime.dltobs]\nx = 1\n")
+    result = run_script(
+        f"""
+        {call}
+        print(pipeline().run([{{"id": 1}}], table_name="orders").has_failed_jobs)
+        from dltobs import _state
+        print(_state.runtime)
+        """,
+        tmp_path,
+        **variables,
+    )
+    assert (result.stdout, result.stderr) == ("False\nNone\n", "")
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "meant"),
+    [
+        ("RUNTIME__LOG_LEVEL", "info", "INFO"),
+        ("RUNTIME__LOG_LEVEL", "LOUD", "a level name such as INFO"),
+        ("RUNTIME__LOG_FORMAT", "json", "JSON"),
+        ("RUNTIME__LOG_FORMAT", "pretty", "JSON, or a format such as {asctime}|{levelname}|{message}"),
+    ],
+)
+def test_a_level_or_format_that_dlt_refuses_is_named_with_its_variable_and_what_is_meant(
+    monkeypatch, variable, value, meant
+):
+    """dlt's own errors are `Unknown level: 'info'` and `invalid format: no fields`."""
+    monkeypatch.setenv(variable, value)
+    error = refused()
+    assert str(error) == (
+        f"{variable.lower().replace('__', '.')} (environment variable {variable}): dlt does not take {value!r}; "
+        f"expected {meant}"
+    )
+
+
+@pytest.mark.parametrize("console", ["JSON", "{levelname} {message}"])
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("log_file", "/proc/nowhere/dlt.log"),
+        ("spool_dir", __file__),
+        ("sentry_dsn", "nonsense"),
+        ("console", "xml"),
+        ("log_fil", "x"),
+        ("sinks", "x"),
+        ("sentry_monitor_schedule", "0 3 * * *"),
+        ("enabled", "perhaps"),
+    ],
+)
+def test_with_on_error_warn_a_bad_setting_is_one_warning_and_the_rest_works(
+    tmp_path, monkeypatch, capfd, console, name, value
+):
+    """As JSON, where the console is."""
+    good = tmp_path / "good.jsonl"
+    monkeypatch.setenv("RUNTIME__LOG_FORMAT", console)
+    monkeypatch.setenv("DLTOBS__ON_ERROR", "warn")
+    monkeypatch.setenv(f"DLTOBS__{name.upper()}", value)
+    dltobs.configure(**({} if name == "log_file" else {"log_file": good}))
+    said = [line for line in capfd.readouterr().err.splitlines() if line]
+    assert len(said) == 1
+    message = json.loads(said[0])["message"] if console == "JSON" else said[0].removeprefix("WARNING ")
+    assert message.startswith(f"{name} (environment variable DLTOBS__{name.upper()}): ")
+    assert "; dltobs goes on without it" in message
+    assert _state.runtime is not None
+    if name != "log_file":
+        assert message in good.read_text()
+    dltobs.configure(**({} if name == "log_file" else {"log_file": good}))
+    assert capfd.readouterr().err == ""
+
+
+def test_with_on_error_warn_each_bad_setting_is_a_warning(tmp_path, monkeypatch, warnings, otlp, pipeline):
+    """And what is right beside them counts, wherever on_error stands."""
+    write(tmp_path, "config.toml", '[dltobs]\non_error = "warn"\ntracing = "yes"\nlog_fil = "x"\n')
+    monkeypatch.setenv("DLTOBS__MAX_JOB_SPANS", "many")
+    dltobs.configure(otlp_endpoint=otlp.url, slack_on="lots", loud=True)
+    assert sorted(message.split()[0] for message in warnings()) == [
+        "log_fil", "loud", "max_job_spans", "slack_on", "tracing",
+    ]  # fmt: skip
+    pipeline().run([{"id": 1}], table_name="orders")
+    dltobs.shutdown()
+    assert otlp.named("run shop")
+
+
+@pytest.mark.parametrize(
+    ("variables", "consequence"),
+    [
+        ({"OTEL_TRACES_EXPORTER": "zipkin"}, "with tracing=off"),
+        ({"OTEL_METRICS_EXPORTER": "zipkin"}, "with metrics=off"),
+        ({"OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": "collector"}, "with tracing=off"),
+        ({"OTEL_EXPORTER_OTLP_ENDPOINT": "collector"}, "with tracing=off, with metrics=off"),
+        (
+            {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://c", "OTEL_EXPORTER_OTLP_HEADERS": "hunter22;x"},
+            "with tracing=off, with metrics=off",
+        ),
+    ],
+)
+def test_with_on_error_warn_a_wrong_variable_of_opentelemetry_switches_telemetry_off(
+    monkeypatch, warnings, variables, consequence
+):
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    dltobs.configure(on_error="warn")
+    (message,) = warnings()
+    assert message.endswith(f"; dltobs goes on {consequence}")
+    assert "hunter22" not in message
+    assert _state.runtime is not None
+
+
+def test_with_on_error_warn_what_stops_dlt_itself_is_one_warning(tmp_path, monkeypatch, warnings):
+    """There is nothing to observe then."""
+    monkeypatch.setenv("DLTOBS__ON_ERROR", "warn")
+    write(tmp_path, "config.toml", '[dltobs\nservice_name = "x"')
+    dltobs.configure()
+    assert _state.runtime is None
+    (message,) = warnings()
+    assert "config.toml" in message
+    assert message.endswith("; dltobs observes nothing")
+
+
+def test_with_on_error_warn_a_sink_of_ones_own_goes_on_beside_a_bad_path(pipeline, tmp_path):
+    """It is in the set-up that fails, and in the one without the path."""
+    seen = []
+
+    class Closing(RecordingSink):
+        def close(self):
+            seen.append("closed")
+
+    sink = Closing()
+    dltobs.configure(on_error="warn", log_file=tmp_path, sinks=[sink])
+    assert seen == []
+    pipeline().run([{"id": 1}], table_name="orders")
+    assert [run.outcome for run in sink.finished] == ["ok"]
+
+
+def test_with_on_error_warn_a_second_configure_with_a_bad_setting_goes_on_without_it(warnings):
+    dltobs.configure(service_name="first")
+    dltobs.configure(service_name="second", on_error="warn", log_level="LOUD")
+    assert _state.runtime.settings.service_name == "second"
+    assert len(warnings()) == 1
 
 
 WRONG = [
@@ -226,6 +476,23 @@ def test_a_wrong_standard_variable_is_refused_and_not_logged(monkeypatch, capfd,
     assert error.setting == setting
     assert words in str(error)
     assert "hunter22" not in str(error) + capfd.readouterr().err
+
+
+@pytest.mark.parametrize("signal", ["traces", "metrics", "logs"])
+@pytest.mark.parametrize("protocol", ["http/protobuf", "grpc"])
+def test_an_endpoint_with_the_path_of_a_signal_is_refused(monkeypatch, signal, protocol):
+    """The base URL is wanted; the variables of one signal hold a full URL, by OpenTelemetry's specification."""
+    url = f"http://127.0.0.1:9/v1/{signal}"
+    said = f"the base URL is wanted, without /v1/{signal}, which is added to it"
+    error = refused(otlp_endpoint=url, otlp_protocol=protocol)
+    assert (error.setting, said in str(error), "base URL" in error.expected) == ("otlp_endpoint", True, True)
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", f"{url}/")
+    error = refused(otlp_protocol=protocol)
+    assert "OTEL_EXPORTER_OTLP_ENDPOINT" in error.source
+    assert said in str(error)
+    monkeypatch.delenv("OTEL_EXPORTER_OTLP_ENDPOINT")
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", url)
+    dltobs.configure(otlp_protocol=protocol)
 
 
 def test_variables_of_opentelemetry_are_not_judged_where_the_application_has_a_provider(monkeypatch):
@@ -396,12 +663,43 @@ def test_settings_with_equal_values_are_equal_wherever_they_come_from(monkeypatc
     assert given.redact_patterns == (re.compile("x+"),)
 
 
-def test_every_setting_is_an_argument_of_configure():
-    """The types of the arguments are written down twice, for editors."""
-    from dltobs._settings.settings import FIELDS, Arguments
-
-    assert set(Arguments.__annotations__) == {*FIELDS, "sinks"}
+def test_every_setting_is_an_argument_of_configure_and_documented_there():
+    """Editors show the parameters and the docstring."""
+    signature = inspect.signature(dltobs.configure)
+    assert list(signature.parameters) == [*FIELDS, "sinks", "unknown"]
+    documented = re.findall(r"^    (\w+): ", inspect.getdoc(dltobs.configure), re.MULTILINE)
+    assert documented == [*FIELDS, "sinks", "ConfigurationError"]
     assert set(FIELDS) <= set(Settings.__slots__)
+
+
+def test_the_types_of_configure_name_the_words_that_a_setting_takes():
+    """A `Literal` for each setting with fixed values, which is what the parser takes."""
+    hints = typing.get_type_hints(
+        dltobs.configure, {**vars(settings_module), **vars(collections.abc)} | NAMES
+    )
+    found = {
+        name: {word for part in typing.get_args(hint) for word in words_of(part)}
+        for name, hint in hints.items()
+    }
+    assert {name for name, words in found.items() if words} == {
+        "on_error", "log_level", "dlt_log_level", "console", "log_file_format", "tracing", "metrics", "otlp_protocol",
+        "slack_on", "prefect",
+    }  # fmt: skip
+    for name, words in found.items():
+        for word in words:
+            assert getattr(resolve_settings({name: word}), name) is not None
+            assert word in FIELDS[name].metadata["expected"] or "log_level" in name
+
+
+NAMES = {"Any": typing.Any, "NoReturn": typing.NoReturn, "Sink": object, "os": os, "re": re}
+"""What the annotations name that is imported for type checkers alone."""
+
+
+def words_of(hint):
+    """The words of a `Literal`, or of one in a sequence."""
+    if typing.get_origin(hint) is typing.Literal:
+        return typing.get_args(hint)
+    return [word for part in typing.get_args(hint) for word in words_of(part)]
 
 
 @pytest.mark.parametrize(
@@ -409,7 +707,7 @@ def test_every_setting_is_an_argument_of_configure():
     [
         ({"OTEL_EXPORTER_OTLP_CERTIFICATE": "/nowhere/ca.pem"}, "otlp_endpoint", "/nowhere/ca.pem"),
         ({"OTEL_EXPORTER_OTLP_TIMEOUT": "soon"}, "otlp_endpoint", "soon"),
-        ({"RUNTIME__LOG_LEVEL": "LOUD"}, "dltobs", "LOUD"),
+        ({"RUNTIME__LOG_LEVEL": "LOUD"}, "runtime.log_level", "LOUD"),
     ],
 )
 def test_what_other_parties_refuse_is_a_configuration_error_that_leaves_nothing_behind(

@@ -153,7 +153,9 @@ def test_a_connection_that_is_refused_is_tried_again(sent, give_up, dead_port):
     assert sent.flush()
     assert 0.3 <= time.monotonic() - begun < 10
     assert sent.counts == (0, 1)
-    assert sent.warnings == ["slack: 1 message could not be delivered: connection refused"]
+    assert sent.warnings == [
+        f"slack: 1 message could not be delivered: connection refused; address http://127.0.0.1:{dead_port}/…"
+    ]
 
 
 def test_waiting_longer_than_the_flush_lasts_is_given_up_at_once(slack, sent):
@@ -166,7 +168,9 @@ def test_waiting_longer_than_the_flush_lasts_is_given_up_at_once(slack, sent):
     assert time.monotonic() - begun < 10
     assert len(slack.posts) == 1
     assert sent.ends == [False]
-    assert sent.warnings == ["slack: 1 message could not be delivered: HTTP 429 rate_limited"]
+    assert sent.warnings == [
+        f"slack: 1 message could not be delivered: HTTP 429 rate_limited; address {slack.url}/…"
+    ]
 
 
 def test_a_flush_ends_a_wait_of_our_own(slack, sent, monkeypatch):
@@ -191,7 +195,9 @@ def test_a_server_error_that_stays_is_one_warning(slack, sent, give_up):
     assert len(slack.posts) > 4
     assert sent.counts == (0, 2)
     assert sent.error == "HTTP 503 service unavailable"
-    assert sent.warnings == ["slack: 1 message could not be delivered: HTTP 503 service unavailable"]
+    assert sent.warnings == [
+        f"slack: 1 message could not be delivered: HTTP 503 service unavailable; address {slack.url}/…"
+    ]
 
 
 def test_a_server_that_hangs_costs_no_more_than_the_deadline(slack, sent):
@@ -230,7 +236,14 @@ def test_what_will_not_pass_is_not_tried_again(slack, sent, status, words, said)
     assert sent.flush()
     assert len(slack.posts) == 1
     assert sent.counts == (0, 1)
-    assert sent.warnings == [f"slack: 1 message could not be delivered: {said}"]
+    advice = (
+        "; look at the webhook in slack_incoming_hook or RUNTIME__SLACK_INCOMING_HOOK"
+        if status != 302
+        else ""
+    )
+    assert sent.warnings == [
+        f"slack: 1 message could not be delivered: {said}; address {slack.url}/…{advice}"
+    ]
 
 
 def test_blocks_that_slack_refuses_are_sent_as_plain_text(slack, sent):
@@ -246,7 +259,9 @@ def test_plain_text_that_slack_refuses_is_lost_with_its_words(slack, sent):
     sent.send()
     assert sent.flush()
     assert len(slack.posts) == 2
-    assert sent.warnings == ["slack: 1 message could not be delivered: HTTP 400 invalid_payload"]
+    assert sent.warnings == [
+        f"slack: 1 message could not be delivered: HTTP 400 invalid_payload; address {slack.url}/…"
+    ]
 
 
 @pytest.mark.parametrize(

@@ -651,7 +651,8 @@ def test_a_size_of_zero_switches_it_off(otlp, pipeline, tmp_path, warnings):
     status = failed_run(pipeline, otlp_endpoint=otlp.url, spool_max_bytes=0)
     assert status["otlp"].dropped == 2
     assert status["otlp"].spooled == 0
-    assert "otlp: 2 spans could not be delivered: HTTP 503 Service Unavailable" in warnings()
+    reason = "HTTP 503 Service Unavailable"
+    assert f"otlp: 2 spans could not be delivered: {reason}; address {otlp.url}/v1/traces" in warnings()
     assert not (tmp_path / "dlt" / "dltobs").exists()
     dltobs.configure(otlp_endpoint=otlp.url, spool_max_bytes="0")
     assert dltobs.flush_spool() == {}
@@ -663,7 +664,8 @@ def test_what_goes_for_the_size_is_counted_as_lost(otlp, pipeline, kept, warning
         status = failed_run(pipeline, otlp_endpoint=otlp.url, spool_max_bytes=10_000)
     assert 0 < len(kept()) < 3
     assert (status["otlp"].dropped, status["otlp"].spooled) == (2, 2)
-    assert "otlp: 2 spans could not be delivered: removed from the spool, which is full" in warnings()
+    reason = "removed from the spool, which is full"
+    assert f"otlp: 2 spans could not be delivered: {reason}; address {otlp.url}/v1/traces" in warnings()
 
 
 def test_where_nothing_fails_nothing_is_created(otlp, sentry, pipeline, tmp_path):

@@ -232,6 +232,37 @@ def test_a_bad_setting_under_auto_configure_is_one_warning(tmp_path: Path, wrong
     assert not [line for line in lines if "Traceback" in line]
 
 
+@pytest.mark.parametrize(
+    ("on_error", "expected"),
+    [
+        ("warn", "service_name=x attached=True warned=1"),
+        ("raise", "ConfigurationError"),
+        (None, "service_name=None attached=False warned=1"),
+    ],
+)
+def test_on_error_says_what_a_bad_setting_does_under_auto_configure(
+    tmp_path: Path, on_error: str | None, expected: str
+) -> None:
+    source = """
+    import logging
+    from dltobs import _state
+    warned = []
+    logging.getLogger("dltobs").addFilter(lambda record: warned.append(record) or True)
+    try:
+        pipeline()
+    except Exception as error:
+        print(type(error).__name__)
+    else:
+        one = _state.runtime
+        name = None if one is None else one.settings.service_name
+        print(f"service_name={name} attached={one is not None} warned={len(warned)}")
+    """
+    given = {} if on_error is None else {"DLTOBS__ON_ERROR": on_error}
+    wrong = {"DLTOBS__SENTRY_DSN": "nonsense", "DLTOBS__SERVICE_NAME": "x"}
+    run = run_script(source, tmp_path, **AUTO, **wrong, **given)
+    assert run.stdout.strip() == expected
+
+
 def test_an_explicit_configure_after_auto_configure_replaces_it(tmp_path: Path, otlp: OtlpServer) -> None:
     source = """
     made = pipeline()

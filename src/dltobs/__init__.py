@@ -119,15 +119,17 @@ _LAZY = {
 }
 
 
-def __getattr__(name: str) -> Any:
-    """Import a name when it is used: every process that uses dlt imports this package, a plugin of dlt."""
-    if name not in _LAZY:
-        message = f"module {__name__!r} has no attribute {name!r}"
-        raise AttributeError(message)
-    from importlib import import_module
+if not TYPE_CHECKING:  # for a type checker, it would make every name an attribute
 
-    value = globals()[name] = getattr(import_module(_LAZY[name]), name)
-    return value
+    def __getattr__(name: str) -> Any:
+        """Import a name when it is used: every process that uses dlt imports this package."""
+        if name not in _LAZY:
+            message = f"module {__name__!r} has no attribute {name!r}"
+            raise AttributeError(message)
+        from importlib import import_module
+
+        value = globals()[name] = getattr(import_module(_LAZY[name]), name)
+        return value
 
 
 def __dir__() -> list[str]:

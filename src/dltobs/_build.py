@@ -125,7 +125,8 @@ def build(settings: Settings, hook: LoggerHook) -> Setup:
         )
     except BaseException:
         for sink in sinks:
-            sink.close()
+            if not any(sink is one for one in settings.sinks):  # those are the user's, who may try again
+                sink.close()
         if log_file is not None:
             log_file.close()
         raise
@@ -178,11 +179,6 @@ def _own_sinks(
                 problem=f"Sentry's client refuses it: {type(error).__name__}: {warner.clean(text_of(error))}",
                 expected="a DSN such as https://PUBLIC_KEY@o0.ingest.sentry.io/PROJECT_ID, and sentry-sdk 2",
             ) from None
-    elif settings.sentry_monitor:
-        warner.warn(
-            "sentry_monitor",
-            "sentry_monitor does nothing without sentry_dsn (or SENTRY_DSN): no run checks in",
-        )
     if settings.slack_incoming_hook is not None and settings.slack_on:
         from dltobs.sinks.slack import SlackSink
 

@@ -28,6 +28,9 @@ _here = threading.local()
 runtime: Setup | None = None
 """What `configure()` has set up, until `shutdown()`."""
 
+is_off = False
+"""Whether `configure()` has switched everything off, which `auto_configure` must not undo."""
+
 deliveries: tuple[Delivery, ...] = ()
 """The counters of the last set-up; they outlive it, so that `status()` can tell how it ended."""
 

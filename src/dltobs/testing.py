@@ -104,6 +104,6 @@ if pytest is not None:
         Environment variables and configuration files do not count: nothing is sent anywhere.
         """
         sink = RecordingSink()
-        set_up(lambda: Settings(sinks=(sink,), tracing="off", metrics="off", excepthook=False))
+        set_up(lambda _: Settings(sinks=(sink,), tracing="off", metrics="off", excepthook=False))
         yield sink
         shutdown()

@@ -88,6 +88,12 @@ def exporters_asked_for(signal: Signal = TRACES, *, strict: bool) -> tuple[str, 
     return tuple(dict.fromkeys(name for name in named if name in {"otlp", "console"}))
 
 
+def sends_by_itself() -> bool:
+    """Return whether the variables alone have OTLP sent somewhere: by an endpoint, or to the default one."""
+    named = f"{value_of(TRACES.exporters)},{value_of(METRICS.exporters)}".split(",")
+    return any(endpoints()) or "otlp" in map(str.strip, named)
+
+
 def check_endpoint(protocol: str, signal: Signal = TRACES) -> None:
     """See that the endpoint that will be used can be one.
 
@@ -97,14 +103,15 @@ def check_endpoint(protocol: str, signal: Signal = TRACES) -> None:
     variable = next(filter(value_of, signal.endpoints), None)
     if variable is None:
         return
+    is_base = variable == ENDPOINTS[1]
     try:
-        parse.endpoint(protocol)(value_of(variable))
+        parse.endpoint(protocol, is_base=is_base)(value_of(variable))
     except ValueError as error:
         raise ConfigurationError(
             "otlp_endpoint",
             source=f"environment variable {variable}",
             problem=f"this value is not usable ({error})",
-            expected="the URL of a collector, such as http://localhost:4318",
+            expected=f"the {'base ' * is_base}URL of a collector, such as http://localhost:4318",
         ) from None
 
 

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 _TRUE = frozenset({"true", "1", "yes", "on"})
 _FALSE = frozenset({"false", "0", "no", "off"})
 _MAX_PORT = 65535
+_SIGNAL_PATH = re.compile(r"(/v1/(?:traces|metrics|logs))/?\s*$")
 
 
 def boolean(value: object) -> bool:
@@ -243,10 +244,14 @@ def _perhaps(word: str, known: Sequence[str]) -> str:
     return f", perhaps {close[0]}" if close else ""
 
 
-def endpoint(protocol: str) -> Callable[[object], str]:
-    """The address of a collector: a URL; gRPC has `host:port` as well."""
+def endpoint(protocol: str, *, is_base: bool = True) -> Callable[[object], str]:
+    """The address of a collector: a URL; gRPC has `host:port` as well. A base URL is not that of a signal."""
 
     def parse(value: object) -> str:
+        path = _SIGNAL_PATH.search(value) if is_base and isinstance(value, str) else None
+        if path is not None:
+            message = f"the base URL is wanted, without {path[1]}, which is added to it"
+            raise ValueError(message)
         if protocol == "grpc" and isinstance(value, str) and "://" not in value and ":" in value:
             _check_url(f"http://{value.strip()}")
             return value.strip()

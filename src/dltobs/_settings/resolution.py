@@ -11,13 +11,16 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from dltobs._redaction.redactor import Redactor
 from dltobs._settings import crons, otel, parse
-from dltobs._settings.lookup import ARGUMENT, Given, look_up
+from dltobs._settings.early import is_switched_off
+from dltobs._settings.lookup import ARGUMENT, Given, look_up, misplaced
 from dltobs._settings.otel import application_has_provider
 from dltobs._settings.settings import FIELDS, Settings
 from dltobs.exceptions import ConfigurationError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
+
+    from dltobs._settings.lookup import Overrides
 
 _SHOWN_LENGTH = 100
 
@@ -29,23 +32,46 @@ class MetricTarget(NamedTuple):
     protocol: str
 
 
-def resolve_settings(arguments: Mapping[str, Any]) -> Settings:
-    """Look up and check every setting.
+_BELONGS_TO = {
+    "log_file": ("log_file_format", "log_file_max_bytes", "log_file_backup_count"),
+    "sentry_dsn": (
+        "sentry_environment",
+        "sentry_release",
+        "sentry_monitor",
+        "sentry_monitor_schedule",
+        "sentry_monitor_max_runtime",
+        "sentry_monitor_margin",
+        "sentry_monitor_timezone",
+    ),
+    "slack_incoming_hook": ("slack_on", "alert_cooldown", "trace_url_template"),
+    "ledger": ("ledger_dataset",),
+    "otlp_endpoint": ("otlp_protocol",),
+}
+"""Settings that do nothing without another one."""
+
+
+def resolve_settings(arguments: Mapping[str, Any], overrides: Overrides | None = None) -> Settings:
+    """Look up and check every setting. Where `enabled` is false, nothing else is looked at.
 
     Args:
         arguments: Those of `configure()`. None there means: as if it had not been given.
+        overrides: What `overrides_for()` has made of earlier errors.
 
     Raises:
         ConfigurationError: Naming the setting, where it came from, what is wrong and what is expected.
     """
-    given = look_up(arguments)
+    if is_switched_off(arguments):
+        return Settings(enabled=False)
+    overrides = overrides or {}
+    given = look_up(arguments, overrides)
     exporters = _exporters(given)
     is_ours = "otlp" in exporters and not application_has_provider()
     is_standard = "otlp_protocol" in given and "OTEL_" in given["otlp_protocol"].source
     if is_standard and not is_ours:
         del given["otlp_protocol"]  # it speaks to somebody else
     values = {name: _parsed(name, raw) for name, raw in given.items()}
-    values["sinks"] = _checked_sinks(arguments.get("sinks") or ())
+    sinks = None if "sinks" in overrides else arguments.get("sinks")
+    values["sinks"] = _checked_sinks(sinks or ())
     if "service_name" not in values and (named := otel.service_name()):
         values["service_name"] = named
     settings = Settings(
@@ -53,11 +79,50 @@ def resolve_settings(arguments: Mapping[str, Any]) -> Settings:
         trace_exporters=exporters,
         variables=otel.fingerprint(),
         sources={name: raw.source for name, raw in given.items()},
+        notes=(*misplaced(), *_without_effect(given, values, overrides)),
     )
     crons.check_together(settings)
     if is_ours or ("otlp" in exporters and not is_standard):
         _check_otlp(settings, otel.TRACES, settings.otlp_protocol, is_ours=is_ours)
     return settings
+
+
+def overrides_for(error: ConfigurationError) -> dict[str, str | None]:
+    """Return what makes a set-up possible in spite of an error: a setting at its default, or telemetry off.
+
+    What stands in OpenTelemetry's own variables cannot be left out: its exporters read them.
+    """
+    if "OTEL_" not in error.source:
+        return {error.setting: None}
+    variables = {"tracing": "_TRACES_", "metrics": "_METRICS_"}
+    meant = [name for name, part in variables.items() if error.setting == name or part in error.source]
+    return dict.fromkeys(meant or variables, "off")
+
+
+def _without_effect(
+    given: Mapping[str, Given], values: Mapping[str, Any], overrides: Overrides
+) -> Iterator[str]:
+    """Yield a sentence for each setting without which others do nothing that are given.
+
+    What has been switched off in so many words is meant so, and standard variables may be for other software.
+    """
+    for needed, settings in _BELONGS_TO.items():
+        if needed in given or needed in overrides or (needed == "otlp_endpoint" and otel.sends_by_itself()):
+            continue
+        idle = [
+            f"{name} ({given[name].source})"
+            for name in settings
+            if name in given
+            and values[name] is not False
+            and not given[name].source.endswith(FIELDS[name].metadata["fallbacks"])
+        ]
+        if idle:
+            is_otlp = needed == "otlp_endpoint"
+            variables = otel.ENDPOINTS[1:] if is_otlp else FIELDS[needed].metadata["fallbacks"]
+            known = " or ".join((needed, *variables))
+            yield f"{', '.join(idle)} {'does' if len(idle) == 1 else 'do'} nothing without {known}"
+    if "auto_configure" in given and given["auto_configure"].source == ARGUMENT:
+        yield f"auto_configure ({ARGUMENT}) does nothing: it is for the environment or dlt's files"
 
 
 def metric_target(settings: Settings) -> MetricTarget | None:

@@ -4,17 +4,25 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, TypedDict
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from dltobs._settings import crons, otel, parse
 
 if TYPE_CHECKING:
-    import os
     import re
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Mapping
     from pathlib import Path
 
     from dltobs._dispatch import Sink
+
+
+OnError = Literal["raise", "warn"]
+LogLevel = Literal["CRITICAL", "ERROR", "WARNING", "INFO", "DEBUG"]
+Console = Literal["auto", "text", "json", "off"]
+LogFileFormat = Literal["json", "text"]
+Switch = Literal["auto", "on", "off"]
+OtlpProtocol = Literal["http/protobuf", "grpc"]
+SlackEvent = Literal["failure", "lost", "success", "schema_change"]
 
 
 def _setting(
@@ -45,24 +53,25 @@ class Settings:
     """The settings in force. `docs` of each: the table in the README."""
 
     enabled: bool = _setting(parse.boolean, "true or false", default=True)
+    on_error: OnError = _setting(parse.one_of(*get_args(OnError)), "raise or warn", default="raise")
     log_level: int | None = _setting(parse.level, "a level name such as INFO, or a number")
     dlt_log_level: int | None = _setting(parse.level, "a level name such as WARNING, or a number")
-    console: str = _setting(
-        parse.one_of("auto", "text", "json", "off"), "auto, text, json or off", default="auto"
+    console: Console = _setting(parse.one_of(*get_args(Console)), "auto, text, json or off", default="auto")
+    log_file: Path | None = _setting(parse.path, "a path")
+    log_file_format: LogFileFormat = _setting(
+        parse.one_of(*get_args(LogFileFormat)), "json or text", default="json"
     )
-    log_file: Path | None = _setting(parse.path, "a path")  # noqa: RUF009 - it makes a field
-    log_file_format: str = _setting(parse.one_of("json", "text"), "json or text", default="json")
     log_file_max_bytes: int = _setting(parse.integer(1), "a number of bytes, at least 1", default=10_485_760)
     log_file_backup_count: int = _setting(parse.integer(0), "a number of files, at least 0", default=5)
     loguru: bool = _setting(parse.boolean, "true or false", default=False)
     excepthook: bool = _setting(parse.boolean, "true or false", default=True)
-    tracing: str = _setting(parse.one_of("auto", "on", "off"), "auto, on or off", default="auto")
-    metrics: str = _setting(parse.one_of("auto", "on", "off"), "auto, on or off", default="auto")
+    tracing: Switch = _setting(parse.one_of(*get_args(Switch)), "auto, on or off", default="auto")
+    metrics: Switch = _setting(parse.one_of(*get_args(Switch)), "auto, on or off", default="auto")
     otlp_endpoint: str | None = _setting(
         parse.endpoint("grpc"), "the base URL of a collector, such as http://localhost:4318"
     )
-    otlp_protocol: str = _setting(
-        parse.one_of("http/protobuf", "grpc"),
+    otlp_protocol: OtlpProtocol = _setting(
+        parse.one_of(*get_args(OtlpProtocol)),
         "http/protobuf or grpc",
         fallbacks=otel.PROTOCOLS,
         default="http/protobuf",
@@ -106,8 +115,8 @@ class Settings:
         secret=True,
         fallbacks=("RUNTIME__SLACK_INCOMING_HOOK",),
     )
-    slack_on: tuple[str, ...] = _setting(
-        parse.words("failure", "lost", "success", "schema_change"),
+    slack_on: tuple[SlackEvent, ...] = _setting(
+        parse.words(*get_args(SlackEvent)),
         "failure, lost, success, schema_change, with commas",
         default=("failure", "lost", "schema_change"),
     )
@@ -118,12 +127,12 @@ class Settings:
     )
     ledger: bool = _setting(parse.boolean, "true or false", default=False)
     ledger_dataset: str | None = _setting(parse.text, "the name of a dataset, such as operations")
-    prefect: str = _setting(parse.one_of("auto", "on", "off"), "auto, on or off", default="auto")
+    prefect: Switch = _setting(parse.one_of(*get_args(Switch)), "auto, on or off", default="auto")
     redact_patterns: tuple[re.Pattern[str], ...] = _setting(
         parse.patterns, "regular expressions, as a list or with commas", secret=True, default=()
     )
     redact_keys: tuple[str, ...] = _setting(parse.names, "names, as a list or with commas", default=())
-    spool_dir: Path | None = _setting(parse.path, "the path of a folder")  # noqa: RUF009 - as log_file
+    spool_dir: Path | None = _setting(parse.path, "the path of a folder")
     spool_max_bytes: int = _setting(
         parse.integer(0), "a number of bytes; 0 switches the spool off", default=52_428_800
     )
@@ -137,6 +146,8 @@ class Settings:
     """Changes when a variable of OpenTelemetry's does, which its exporters read for themselves."""
     sources: Mapping[str, str] = field(default_factory=dict, repr=False, compare=False)
     """Where each value that is no default came from, in words."""
+    notes: tuple[str, ...] = field(default=(), repr=False, compare=False)
+    """What is set, but has no effect; each is a warning."""
 
     def source_of(self, name: str) -> str:
         """Where the value of a setting came from."""
@@ -148,54 +159,6 @@ class Settings:
         if self.tracing == "off" or otel.is_disabled():
             return False
         return self.tracing == "on" or bool(self.trace_exporters)
-
-
-class Arguments(TypedDict, total=False):
-    """The keyword arguments of `configure()`: strings as in the environment, or values of the type."""
-
-    enabled: bool | str
-    log_level: str | int | None
-    dlt_log_level: str | int | None
-    console: str
-    log_file: str | os.PathLike[str] | None
-    log_file_format: str
-    log_file_max_bytes: int | str
-    log_file_backup_count: int | str
-    loguru: bool | str
-    excepthook: bool | str
-    tracing: str
-    metrics: str
-    otlp_endpoint: str | None
-    otlp_protocol: str
-    service_name: str
-    environment: str | None
-    tags: Mapping[str, str] | str
-    max_job_spans: int | str
-    sentry_dsn: str | None
-    sentry_environment: str | None
-    sentry_release: str | None
-    sentry_traces: bool | str
-    sentry_monitor: bool | str
-    sentry_monitor_schedule: str | None
-    sentry_monitor_max_runtime: int | str | None
-    sentry_monitor_margin: int | str | None
-    sentry_monitor_timezone: str | None
-    schema_change_ignore: Sequence[str] | str
-    slack_incoming_hook: str | None
-    slack_on: Sequence[str] | str
-    alert_cooldown: float | str
-    trace_url_template: str | None
-    ledger: bool | str
-    ledger_dataset: str | None
-    prefect: str
-    redact_patterns: Sequence[str | re.Pattern[str]] | str
-    redact_keys: Sequence[str] | str
-    spool_dir: str | os.PathLike[str] | None
-    spool_max_bytes: int | str
-    flush_timeout: float | str
-    handle_sigterm: bool | str
-    auto_configure: bool | str
-    sinks: Sequence[Sink]
 
 
 FIELDS = {one.name: one for one in dataclasses.fields(Settings) if "parse" in one.metadata}

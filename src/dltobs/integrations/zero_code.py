@@ -10,20 +10,18 @@ dlt loads it in every process that uses dlt, so the rest of dltobs is imported w
 from __future__ import annotations
 
 import multiprocessing
-import os
 import threading
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from dltobs import _state
 from dltobs._process.fork_safe import fork_safe
+from dltobs._settings.early import early_value, explicit_on_error, is_switched_off
 
 if TYPE_CHECKING:
     import logging
     from types import ModuleType
 
-_SECTION, _KEY = "dltobs", "auto_configure"
-_VARIABLE = "DLTOBS__AUTO_CONFIGURE"
+_KEY = "auto_configure"
 
 
 class _Ambush:
@@ -101,21 +99,31 @@ def disarm() -> None:
 def configure_unless_done(*, asked: bool) -> None:
     """Call `configure()`, unless it has been called, or is just being called.
 
-    A bad setting is one warning, and nothing is attached.
+    A bad setting is one warning, and nothing is attached, unless `on_error` is given: with `warn` the rest
+    works, with `raise` the error is raised into the code that has used dlt first.
 
     Args:
         asked: As of `arm()`.
+
+    Raises:
+        ConfigurationError: A setting is wrong, and `on_error` is set to `raise`.
     """
     # an explicit configure() resolves settings itself, which is what has led us here: its arguments count.
     # Waiting for one of another thread could be for ever: it may wait for dlt's configuration, which we hold
     if _state.is_changing() or not _state.lock.acquire(blocking=False):
         return
     try:
-        if _state.runtime is None and (asked or _is_switched_on()):
+        if _state.runtime is None and not _state.is_off and (asked or _is_switched_on()):
             from dltobs._runtime import configure
 
             configure()
-    except Exception as error:  # noqa: BLE001 - the application has not called us and must not fail for us
+    except (
+        Exception
+    ) as error:  # the application has not called us, and fails for us only where it asks for it
+        if is_switched_off({}):
+            return
+        if explicit_on_error({}) == "raise":
+            raise
         from dltobs._redaction.redactor import Redactor
         from dltobs._warnings import Warner
 
@@ -130,7 +138,7 @@ def _is_switched_on() -> bool:
     Raises:
         ValueError: It is neither true nor false.
     """
-    value = os.environ.get(_VARIABLE) or _in_files()
+    value = early_value(_KEY, {})
     if value is None:
         return False
     from dltobs._settings import parse
@@ -140,19 +148,3 @@ def _is_switched_on() -> bool:
     except ValueError:
         message = f"{value!r} is not usable; expected true or false"
         raise ValueError(message) from None
-
-
-def _in_files() -> Any:
-    """The value in `config.toml` or `secrets.toml`. Vaults do not count: they are asked over the network."""
-    from dlt.common.configuration.container import Container
-    from dlt.common.configuration.providers.doc import BaseDocProvider
-    from dlt.common.configuration.providers.vault import VaultDocProvider
-    from dlt.common.configuration.specs.pluggable_run_context import PluggableRunContext
-
-    for provider in Container()[PluggableRunContext].providers.providers:
-        if not isinstance(provider, BaseDocProvider) or isinstance(provider, VaultDocProvider):
-            continue
-        section, _ = provider.get_value(_SECTION, Any, "")
-        if isinstance(section, Mapping) and section.get(_KEY) is not None:
-            return section[_KEY]
-    return None

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import requests
 
-from dltobs.sinks.reasons import reason_of
+from dltobs.sinks.reasons import NO_HTTP2, reason_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -78,7 +78,7 @@ class Ear:
         self.complaints.append(record)
         arguments: tuple[Any, ...] = record.args if isinstance(record.args, tuple) else ()
         for argument in arguments:
-            if type(argument).__name__ == "StatusCode":
+            if type(argument).__name__ == "StatusCode" and self.answer.error != NO_HTTP2:
                 self.answer = _grpc_failure(argument.name)
 
 
@@ -230,6 +230,8 @@ class _ListeningStub:
         except Exception as error:
             code = getattr(error, "code", None)
             failure = _grpc_failure(code().name) if callable(code) else Answer(reason_of(error))
+            if "Failed parsing HTTP/2" in str(error) or "http1.x server" in str(error):
+                failure = Answer(NO_HTTP2)
             self._ear.answered(failure)
             raise
         partial = response.partial_success

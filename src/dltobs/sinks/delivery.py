@@ -15,6 +15,7 @@ import threading
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from dltobs.sinks.reasons import advice
 from dltobs.sinks.sums import Sums
 
 if TYPE_CHECKING:
@@ -59,11 +60,13 @@ class Delivery:
 
     Attributes:
         route: How the spool reaches the back end; set by what sends, if it can.
+        address: Where the back end is, for warnings: without secrets. Set by what sends.
     """
 
     def __init__(self, name: str, items: str, warner: Warner, spool: Spool | None = None) -> None:
         self.name = name
         self.route: Route | None = None
+        self.address = ""
         self._spool = spool
         self._items = items
         self._warner = warner
@@ -254,7 +257,7 @@ class Delivery:
         if count > 0:
             self._warner.warn(
                 self.name,
-                f"{self.name}: {self._counted(count)} could not be delivered: {reason}",
+                f"{self.name}: {self._counted(count)} could not be delivered: {reason}{self._help(reason)}",
                 reason=reason,
             )
 
@@ -262,9 +265,14 @@ class Delivery:
         if count > 0:
             self._warner.warn(
                 self.name,
-                f"{self.name}: {self._counted(count)} kept in the spool ({reason})",
+                f"{self.name}: {self._counted(count)} kept in the spool ({reason}){self._help(reason)}",
                 reason=f"kept: {reason}",
             )
+
+    def _help(self, reason: str) -> str:
+        """Return the address, and what to do, for the end of a warning."""
+        parts = (self.address and f"address {self.address}", advice(self.name, reason, self.address))
+        return "".join(f"; {part}" for part in parts if part)
 
     def _clean(self, reason: str) -> str:
         # cut afterwards: half a secret is not found

@@ -18,6 +18,7 @@ from dltobs._process.fork_safe import fork_safe
 from dltobs.sinks.forwarding import OwnMeterProvider
 from dltobs.sinks.metric_exporters import RedactingMetricExporter
 from dltobs.sinks.otlp import address_of, metric_exporter, number_of, resource_of
+from dltobs.sinks.reasons import without_secrets
 from dltobs.sinks.resend import Resender
 from dltobs.sinks.route import Route
 
@@ -89,6 +90,7 @@ def _connected(
     ours = RedactingMetricExporter(exporter, redactor, delivery, ear)
     if is_remote:
         again = Resender(make, MetricsData(resource_metrics=[]))
+        delivery.address = without_secrets(address_of(exporter))
         delivery.route = Route(address_of(exporter), ours.undelivered.rescue, again)
     return ours
 

@@ -171,10 +171,7 @@ def _signal_url(endpoint: str | None, signal: str) -> str | None:
     """The URL for a signal below a collector's base URL; None leaves it to `OTEL_*`."""
     if endpoint is None:
         return None
-    base = endpoint.rstrip("/")
-    for known in ("traces", "metrics"):
-        base = base.removesuffix(f"/v1/{known}")
-    return f"{base}/v1/{signal}"
+    return f"{endpoint.rstrip('/')}/v1/{signal}"
 
 
 def sentry_intake(dsn: str) -> tuple[str, str]:

@@ -24,6 +24,7 @@ from dltobs._process.deadline import run_within
 from dltobs.sinks.clean import SCOPE
 from dltobs.sinks.exporters import RedactingExporter
 from dltobs.sinks.otlp import number_of, resource_of, span_exporter
+from dltobs.sinks.reasons import without_secrets
 from dltobs.sinks.resend import Resender
 from dltobs.sinks.route import Route
 
@@ -164,6 +165,7 @@ class OwnTracing:
             ours = RedactingExporter(make, redactor, delivery, self._resource)
             self._exporters[delivery] = ours
             if name != "console":
+                delivery.address = without_secrets(ours.address)
                 delivery.route = Route(ours.address, ours.undelivered.rescue, Resender(make, ()))
 
     def install(self) -> TracerProvider:

@@ -51,6 +51,7 @@ class CountingTransport(HttpTransport):
         self._current: list[Any] | None = None  # what the worker's only thread sends
         self._process = os.getpid()
         self._renewed: dict[int, tuple[Any, Any]] = {}
+        self.delivery.address = self._auth.get_api_url(EndpointType.ENVELOPE)
         self.delivery.route = Route(str(options["dsn"]), self._undelivered.rescue, self._resend)
 
     def capture_envelope(self, envelope: Any) -> None:

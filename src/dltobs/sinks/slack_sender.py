@@ -9,9 +9,11 @@ import time
 from collections import deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 from tenacity import RetryCallState, RetryError, Retrying, retry_if_result, wait_exponential, wait_random
 
+from dltobs.sinks.reasons import without_secrets
 from dltobs.sinks.route import Route, Verdict
 from dltobs.sinks.slack_http import Answer, Webhook
 
@@ -72,6 +74,8 @@ class SlackSender:
         self._deadline: float | None = None
         """While a flush waits: when it will have waited long enough."""
         self._webhook = Webhook(self._url)
+        parts = urlsplit(self._url)
+        self._delivery.address = without_secrets(f"{parts.scheme}://{parts.netloc}/…")  # the path is secret
         # without its last part, which is the secret one
         self._delivery.route = Route(self._url.rpartition("/")[0], self._rescue, self._resend)
 

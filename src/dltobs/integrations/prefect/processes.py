@@ -158,7 +158,7 @@ def _unpack(luggage: Luggage) -> None:
         values = dict(_unpickled(luggage.settings))
         sources = dict.fromkeys(values, "the process of the flow")
         settings = Settings(**values, sources=sources)
-        _runtime.set_up(lambda: settings)
+        _runtime.set_up(lambda _: settings)
     _state.current_redactor().add(*luggage.secrets)
 
 
