@@ -164,6 +164,8 @@ def _discard_earlier() -> None:
     if earlier is None:
         return
     if earlier.process == os.getpid():
+        if earlier.resending is not None:
+            earlier.resending.stop()
         run_within(_CLOSING_TIMEOUT, *(sink.close for sink in earlier.sinks))
     earlier.detach()
     earlier.log.close()
