@@ -68,10 +68,8 @@ def exports() -> bool:
     module = sys.modules.get("dltobs.sinks.provider")
     if module is None:
         return False
-    from opentelemetry import trace
-
-    provider = trace.get_tracer_provider()
-    return isinstance(provider, module.OwnTracerProvider) and bool(provider.switch.processors)
+    provider = module.own_provider()
+    return provider is not None and bool(provider.switch.processors)
 
 
 def start(letter: bytes, outlet: Outlet | None, tally: Connection | None) -> None:
