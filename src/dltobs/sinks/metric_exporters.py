@@ -129,6 +129,9 @@ class RedactingMetricExporter(MetricExporter):
                 if 0 < self._kept_until <= _end_of(metrics_data):
                     self._kept_until = 0
                     self._delivery.discard(self._id)  # these sums contain those
+        if is_taken:
+            # only now: what has been discarded must not be sent
+            self._delivery.recovered()
         return MetricExportResult.SUCCESS if is_taken else MetricExportResult.FAILURE
 
     def _store(self, batch: Sequence[MetricsData]) -> Stored | None:
