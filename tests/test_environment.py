@@ -11,6 +11,11 @@ import dlt
 import pytest
 from opentelemetry import baggage, trace
 from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from opentelemetry.sdk.trace.sampling import ALWAYS_ON, ParentBased
+from opentelemetry.trace import SpanContext
+from tenacity import Retrying
 
 import dltobs
 from dltobs._context import environment
@@ -94,6 +99,92 @@ def test_the_caller_s_decision_not_to_sample_counts(otlp, pipeline, monkeypatch)
     run_once(pipeline)
     dltobs.shutdown()
     assert not otlp.spans
+
+
+def unsampled(trace_id=0xA1, *, is_remote=True):
+    """A span that records nothing, as a tool makes whose own tracing is off."""
+    return trace.NonRecordingSpan(SpanContext(trace_id, 0xB2, is_remote=is_remote))
+
+
+@pytest.mark.parametrize("is_remote", [True, False])
+@pytest.mark.parametrize("provider", ["none", "no-op"])
+def test_a_span_of_a_tool_whose_tracing_is_off_does_not_swallow_the_run(otlp, pipeline, is_remote, provider):
+    """The run begins a trace of its own, with a link; so does the next one, for which our provider is there."""
+    if provider == "no-op":
+        trace.set_tracer_provider(trace.NoOpTracerProvider())
+    dltobs.configure(otlp_endpoint=otlp.url)
+    tool = trace.get_tracer("tool")  # before there is a provider, as most tools do
+    for _ in range(2):
+        with (
+            trace.use_span(unsampled(is_remote=is_remote)),
+            tool.start_as_current_span("task"),
+        ):
+            run_once(pipeline)
+            correlation = trace.get_current_span().get_span_context()
+            assert correlation.trace_id == 0xA1
+    dltobs.shutdown()
+    roots = [span for span in otlp.spans if span.name == "run shop"]
+    assert [bool(root.parent_span_id) for root in roots] == [False, False]
+    assert [[link.trace_id[-1] for link in root.links] for root in roots] == [[0xA1], [0xA1]]
+    transactions = [attributes_of(root)["dlt.transaction_id"] for root in roots]
+    assert [root.trace_id.hex() for root in roots] == transactions
+    steps = [span for span in otlp.spans if span.name in {"extract", "normalize", "load"}]
+    assert {step.trace_id for step in steps} == {root.trace_id for root in roots}
+    assert len(steps) == 6
+
+
+def test_a_retry_loop_in_a_tool_whose_tracing_is_off_is_a_trace_of_its_own(otlp, pipeline):
+    dltobs.configure(otlp_endpoint=otlp.url)
+    with trace.use_span(unsampled()):
+        for attempt in Retrying(**dltobs.tenacity_callbacks()):
+            with attempt:
+                run_once(pipeline)
+    dltobs.shutdown()
+    (loop,) = [span for span in otlp.spans if span.name.startswith("retry ")]
+    assert [link.trace_id[-1] for link in loop.links] == [0xA1]
+    assert otlp.named("run shop").trace_id == loop.trace_id
+
+
+def test_a_tool_whose_tracing_is_off_leaves_the_caller_in_force(otlp, pipeline, monkeypatch):
+    """The one who started the process; its decision not to sample as well, though somebody has made it current."""
+    monkeypatch.setenv("TRACEPARENT", TRACEPARENT)
+    dltobs.configure(otlp_endpoint=otlp.url)
+    with trace.use_span(unsampled()):
+        run_once(pipeline)
+    monkeypatch.setenv("TRACEPARENT", f"00-{TRACE}-{SPAN}-00")
+    with trace.use_span(unsampled()):
+        run_once(pipeline, "undone")
+    with trace.use_span(unsampled(int(TRACE, 16))):
+        run_once(pipeline, "undone")
+    dltobs.shutdown()
+    root = otlp.named("run shop")
+    assert (root.trace_id.hex(), root.parent_span_id.hex()) == (TRACE, SPAN)
+    assert [link.trace_id[-1] for link in root.links] == [0xA1]
+    assert not [span for span in otlp.spans if span.name == "run undone"]
+
+
+def test_what_a_sampler_has_decided_not_to_sample_is_not_sampled(otlp, pipeline, monkeypatch):
+    """Ours, by the variables of OpenTelemetry, or that of the application's provider."""
+    monkeypatch.setenv("OTEL_TRACES_SAMPLER", "parentbased_traceidratio")
+    monkeypatch.setenv("OTEL_TRACES_SAMPLER_ARG", "0.0")
+    dltobs.configure(otlp_endpoint=otlp.url)
+    run_once(pipeline)
+    with trace.get_tracer("user").start_as_current_span("user"):
+        run_once(pipeline)
+    dltobs.shutdown()
+    assert not otlp.spans
+
+
+def test_what_the_application_s_sampler_has_decided_counts(pipeline):
+    exporter = InMemorySpanExporter()
+    provider = TracerProvider(sampler=ParentBased(ALWAYS_ON))
+    provider.add_span_processor(SimpleSpanProcessor(exporter))
+    trace.set_tracer_provider(provider)
+    dltobs.configure()
+    with trace.use_span(unsampled()):
+        run_once(pipeline)
+    dltobs.shutdown()
+    assert exporter.get_finished_spans() == ()
 
 
 @pytest.mark.parametrize(

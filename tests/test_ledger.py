@@ -557,16 +557,18 @@ def test_what_waits_is_not_for_a_pipeline_of_the_same_name_elsewhere(tmp_path):
 
 @pytest.mark.parametrize("settings", [{"spool_max_bytes": 0}, {"spool_dir": "file/spool"}])
 def test_without_a_spool_there_is_a_ledger_all_the_same(tmp_path, pipeline, ledger, caplog, settings):
-    """Its pipeline works in the directory of the user's then; what stands in the way stands there for root, too."""
+    """It works in `spool_dir`; where that cannot be written (also by root), in the user's working directory."""
     (tmp_path / "file").touch()
     dltobs.configure(ledger=True, **settings)
     shop = pipeline()
     shop.run([{"id": 1}], table_name="orders")
     assert ledger("select outcome from shop_data_dltobs.runs") == [{"outcome": "ok"}]
     assert warnings(caplog) == []
-    (folder,) = (Path(shop.working_dir) / "dltobs" / "ledger").iterdir()
+    spool, fallback = tmp_path / "dlt" / "dltobs" / "spool" / "ledger", Path(shop.working_dir) / "dltobs"
+    used, unused = (fallback / "ledger", spool) if "spool_dir" in settings else (spool, fallback)
+    (folder,) = used.iterdir()
     assert (folder / "0" / "dltobs_ledger").is_dir()
-    assert not (tmp_path / "dlt" / "dltobs").exists()
+    assert not unused.exists()
 
 
 def test_a_destination_that_hangs_holds_nobody_up_for_ever(pipeline, monkeypatch, caplog):

@@ -605,6 +605,25 @@ def test_of_delta_temporality_every_export_counts(monkeypatch, otlp, pipeline, p
     assert dltobs.status()["otlp_metrics"].spooled == 2 * points_of_a_run
 
 
+@pytest.mark.parametrize(
+    ("settings", "end"), [({}, "spooled"), ({"spool_max_bytes": 0}, "dropped")], ids=["spool", "no spool"]
+)
+def test_of_delta_temporality_what_waits_behind_an_export_that_hangs_counts_too(
+    monkeypatch, otlp, pipeline, points_of_a_run, time_to_keep, settings, end
+):
+    """The export of the first flush hangs, so that of the second waits, and the end finds nothing to collect."""
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE", "delta")
+    otlp.gate.clear()
+    dltobs.configure(otlp_endpoint=otlp.url, tracing="off", flush_timeout=0.5, **settings)
+    (sink,) = _state.runtime.sinks
+    for name in ("first", "second"):
+        run_once(pipeline, name)
+        assert not sink.flush(0.1)
+    dltobs.shutdown()
+    expected = BackendStatus(last_error="not sent before the deadline", **{end: 2 * points_of_a_run})
+    assert dltobs.status()["otlp_metrics"] == expected
+
+
 @pytest.mark.parametrize("code", [404, 301])
 def test_an_answer_that_is_no_success_is_a_loss(otlp, pipeline, warnings, code):
     otlp.metric_status = code

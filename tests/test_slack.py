@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import stat
 import time
 from dataclasses import replace
@@ -62,7 +63,8 @@ def lines(slack) -> list[str]:
 def emitted(slack, *events, **settings) -> list[str]:
     """The plain text of the messages that events give which no pipeline makes here."""
     delivery = Delivery("slack", "messages", Warner(Redactor()))
-    sink = SlackSink(Settings(slack_incoming_hook=slack.hook, **settings), Warner(Redactor()), delivery)
+    settings = Settings(slack_incoming_hook=slack.hook, **settings)
+    sink = SlackSink(settings, Warner(Redactor()), delivery, Path("spool"))
     for event in events:
         sink.emit(event)
     assert sink.flush(5)
@@ -272,7 +274,7 @@ def test_the_same_failure_is_told_once_over_processes_and_then_counted(tmp_path,
         result = run_script(script, tmp_path, **variables)
         assert result.returncode == 0, result.stderr
     assert len(slack.posts) == 1
-    (path,) = tmp_path.glob(f"pipelines/*/{FILE_NAME}")
+    path = tmp_path / "dlt" / "dltobs" / "spool" / FILE_NAME
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     assert "shop" not in path.read_text()
     assert "order" not in path.read_text()
@@ -284,6 +286,39 @@ def test_the_same_failure_is_told_once_over_processes_and_then_counted(tmp_path,
     assert "and 2 more since " in slack.posts[1]["text"]
     run_script(script, tmp_path, **variables, DLTOBS__ALERT_COOLDOWN="0")
     assert len(slack.posts) == 3
+
+
+def contents(folder):
+    """The files and folders in a folder, with the times at which they were changed."""
+    return {path: path.stat().st_mtime_ns for path in [folder, *folder.rglob("*")]} if folder.exists() else {}
+
+
+def test_nothing_is_written_into_the_working_directory_after_the_run(slack, sentry, otlp, pipeline):
+    """Callers delete it then, as dlt's `PipelineTasksGroup` does, while Slack and others are still being told."""
+    dltobs.configure(
+        slack_incoming_hook=slack.hook,
+        sentry_dsn=sentry.dsn,
+        otlp_endpoint=otlp.url,
+        ledger=True,
+        spool_max_bytes=0,
+    )
+    for number, is_deleted in enumerate((False, True, False, True)):
+        slack.gate.clear()
+        one = pipeline(f"shop{number // 2}")
+        folder = Path(one.working_dir)
+        fail(one, broken())  # the second one of each pipeline is counted, and told to nobody
+        if is_deleted:
+            shutil.rmtree(folder)
+        before = contents(folder)
+        slack.gate.set()
+        assert _state.runtime.sinks[-2].flush(20)
+        assert contents(folder) == before
+    dltobs.shutdown()
+    assert contents(folder) == before
+    assert [post["text"].split("\n")[0] for post in slack.posts] == [
+        "🔴 shop0: extract failed",
+        "🔴 shop1: extract failed",
+    ]
 
 
 def test_equal_failed_jobs_are_told_once_whatever_their_order(slack, pipeline, monkeypatch):
@@ -312,6 +347,12 @@ def test_a_failure_is_the_same_in_slack_as_in_sentry(slack, sentry, pipeline):
     dltobs.shutdown()
     assert len(sentry.events) == 4
     assert len({tuple(event["fingerprint"]) for event in sentry.events}) == len(slack.posts) == 2
+
+
+def test_another_channel_or_environment_has_not_been_told(slack, tmp_path):
+    assert len(emitted(slack, lost(0, tmp_path))) == 1
+    assert len(emitted(slack, lost(1, tmp_path), environment="staging")) == 2
+    assert len(emitted(slack, lost(2, tmp_path))) == 2
 
 
 def test_lost_runs_of_a_pipeline_are_told_once_and_then_counted(slack, tmp_path):
@@ -499,7 +540,8 @@ def test_a_forked_child_tells_of_its_own_runs(tmp_path, slack):
 
 def test_a_cooldown_that_fails_tells(slack, monkeypatch, caplog):
     """Whatever is wrong with it, the message is sent."""
-    event = RunFinished(replace(RUN, working_dir="no\0folder"), "lost", AT, AT)
+    monkeypatch.setattr("dltobs._alerts.cooldown.read_json", lambda _: {}["nothing"])
+    event = RunFinished(RUN, "lost", AT, AT)
     assert len(emitted(slack, event, event)) == 2
     assert any("alert cooldown" in record.getMessage() for record in caplog.records)
 
@@ -513,11 +555,10 @@ def test_a_webhook_that_dlt_disguises_is_known(slack, monkeypatch):
     assert settings.source_of("slack_incoming_hook") == "environment variable RUNTIME__SLACK_INCOMING_HOOK"
 
 
-def test_an_unwritable_working_directory_is_no_reason_to_say_nothing(slack, pipeline, tmp_path):
-    dltobs.configure(slack_incoming_hook=slack.hook)
-    one = pipeline()
-    Path(one.working_dir, FILE_NAME).mkdir()
-    fail(one, broken())
+def test_an_unwritable_spool_is_no_reason_to_say_nothing(slack, pipeline, tmp_path):
+    (tmp_path / "file").touch()
+    dltobs.configure(slack_incoming_hook=slack.hook, spool_dir=tmp_path / "file" / "spool")
+    fail(pipeline(), broken())
     assert lines(slack)[0] == "🔴 shop: extract failed"
 
 

@@ -103,8 +103,8 @@ def folder(tmp_path):
 
 @pytest.fixture
 def kept(folder):
-    """The names of the files in the spool."""
-    return lambda: sorted(path.name for path in folder.iterdir()) if folder.exists() else []
+    """The names of the files in the spool, without what Slack has been told."""
+    return lambda: sorted({path.name for path in folder.glob("*")} - {"alerts.json"})
 
 
 @pytest.fixture
@@ -257,6 +257,103 @@ def test_what_a_process_was_sending_when_it_was_killed_is_sent_by_the_next(otlp,
     dltobs.shutdown()
     assert set(spans_of(otlp)) == ids
     assert kept() == []
+
+
+@pytest.fixture
+def short_of_time(monkeypatch):
+    """Spans and sums are sent soon, and nothing is tried twice."""
+    of_exporters = {"OTEL_BSP_SCHEDULE_DELAY": "50", "OTEL_METRIC_EXPORT_INTERVAL": "100"}
+    for name, value in (AT_ONCE | of_exporters).items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr("dltobs.sinks.slack_sender._PATIENCE", 0.0)
+
+
+def kinds_of(names):
+    return {name.split(".")[1] for name in names}
+
+
+@pytest.mark.usefixtures("short_of_time")
+def test_what_was_kept_is_sent_as_soon_as_the_back_end_takes_something_again(
+    otlp, sentry, slack, pipeline, kept
+):
+    """In the same process, which goes on: nobody calls `configure()` or `flush_spool()`."""
+    otlp.status = otlp.metric_status = sentry.status = 503
+    slack.reply = Reply(503)
+    dltobs.configure(
+        otlp_endpoint=otlp.url, sentry_dsn=sentry.dsn, slack_incoming_hook=slack.hook, slack_on="failure"
+    )
+    fail(pipeline("down"))
+    wait_for(lambda: kinds_of(kept()) == {"otlp", "otlp_metrics", "sentry", "slack"})
+    wait_for(everything_has_ended)
+    others = [name for name in kept() if ".otlp_metrics." not in name]
+    otlp.requests.clear()
+    sentry.requests.clear()
+    slack.posts.clear()
+
+    otlp.status = otlp.metric_status = sentry.status = 200
+    slack.reply = Reply()
+    fail(pipeline("up"))
+    wait_for(lambda: kept() == [])
+    wait_for(everything_has_ended)
+    assert len(others) >= 3
+    assert set(spans_of(otlp).values()) == {1}
+    assert {span.name for span in otlp.spans} >= {"run down", "run up"}
+    assert sorted(event["tags"]["dlt.pipeline.name"] for event in sentry.events) == ["down", "up"]
+    assert sorted(post["text"].split("\n")[0] for post in slack.posts) == [
+        "🔴 down: extract failed",
+        "🔴 up: extract failed",
+    ]
+    assert {status.dropped for status in dltobs.status().values()} == {0}
+
+
+@pytest.mark.usefixtures("short_of_time")
+def test_a_collector_that_speaks_grpc_gets_what_was_kept_as_soon_as_it_is_there_again(pipeline, kept):
+    server = GrpcServer()
+    server.failures = 1_000
+    dltobs.configure(otlp_endpoint=server.url, otlp_protocol="grpc", metrics="off")
+    fail(pipeline("down"))
+    wait_for(lambda: kinds_of(kept()) == {"otlp"})
+    wait_for(everything_has_ended)
+    server.failures = 0
+    fail(pipeline("up"))
+    wait_for(lambda: kept() == [])
+    dltobs.shutdown()
+    server.close()
+    assert {span.name for span in server.spans} >= {"run down", "run up"}
+
+
+@pytest.mark.usefixtures("short_of_time")
+def test_what_waited_when_the_process_began_is_sent_as_soon_as_the_back_end_takes_something(
+    sentry, pipeline, kept
+):
+    """It was down when the process began, and what was sent then has failed once more."""
+    sentry.status = 503
+    dltobs.configure(sentry_dsn=sentry.dsn)
+    fail(pipeline("one"))
+    dltobs.shutdown()
+    before = len(sentry.requests)
+    dltobs.configure(sentry_dsn=sentry.dsn)
+    wait_for(lambda: len(sentry.requests) > before)
+    wait_for(lambda: all(name.endswith(".ready") for name in kept()))
+    sentry.status = 200
+    fail(pipeline("two"))
+    wait_for(lambda: kept() == [])
+
+
+@pytest.mark.usefixtures("short_of_time")
+def test_a_flush_that_is_a_success_has_what_was_kept_sent_before_the_process_ends(sentry, pipeline, kept):
+    sentry.status = 503
+    dltobs.configure(sentry_dsn=sentry.dsn)
+    fail(pipeline("one"))
+    wait_for(lambda: len(kept()) == 1)
+    wait_for(everything_has_ended)
+    sentry.gate.clear()
+    sentry.status = 200
+    fail(pipeline("two"))
+    threading.Timer(0.1, sentry.gate.set).start()
+    dltobs.shutdown()
+    assert kept() == []
+    assert sorted(event["tags"]["dlt.pipeline.name"] for event in sentry.events) == ["one", "one", "two"]
 
 
 def test_flush_spool_tells_what_was_sent_and_what_is_left(otlp, sentry, pipeline, kept):

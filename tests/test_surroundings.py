@@ -93,8 +93,8 @@ def test_a_read_only_folder_takes_nothing_from_the_run(tmp_path, as_without):
     run_script(RUN, tmp_path, DLTOBS__ENABLED="false")
     for name in ("spool", "pipelines/shop/dltobs_runs"):
         (tmp_path / name).mkdir()
-    for name in ("dltobs_span_links.json", "dltobs_alerts.json"):
-        (tmp_path / "pipelines" / "shop" / name).mkdir()  # a folder in its place cannot be replaced
+    # a folder in its place cannot be replaced
+    (tmp_path / "pipelines" / "shop" / "dltobs_span_links.json").mkdir()
     result = run_mounted(
         "mount -t tmpfs -o ro tmpfs spool && mount -t tmpfs -o ro tmpfs pipelines/shop/dltobs_runs",
         tmp_path,

@@ -369,11 +369,75 @@ def test_disarm_leaves_dlt_alone(unarmed: None, pipeline: Callable[..., Any]) ->
     assert dlt_logger.LOGGER is not None
 
 
-def test_a_worker_process_is_not_armed(unarmed: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    before = vars(dlt_logger)["_create_logger"]
-    monkeypatch.setattr("multiprocessing.parent_process", lambda: "a parent")
-    zero_code.arm(dlt_logger, asked=True)
-    assert vars(dlt_logger)["_create_logger"] is before
+CHILD = """
+import multiprocessing
+import os
+
+{top}
+
+def work():
+    made = pipeline()
+    made.run([{{"id": 1}}, {{"id": 2}}], table_name="orders")
+    from dltobs import _state
+    print("configured", _state.runtime is not None and _state.runtime.process == os.getpid(), flush=True)
+
+if __name__ == "__main__":
+    child = multiprocessing.get_context({method!r}).Process(target=work)
+    child.start()
+    child.join()
+    print("exit", child.exitcode)
+"""
+"""A child runs a pipeline; `top` is what the main module does with dlt, which a fork server repeats."""
+
+
+@pytest.mark.parametrize(
+    ("method", "top"), [("fork", ""), ("forkserver", "dlt.secrets.get('nothing')"), ("spawn", "")]
+)
+def test_processes_of_multiprocessing_configure_for_themselves(
+    tmp_path: Path, otlp: OtlpServer, method: str, top: str
+) -> None:
+    """As those of Airflow's LocalExecutor: each is a process of its own to dltobs, and delivers what it made."""
+    source = CHILD.format(method=method, top=top)
+    run = run_script(source, tmp_path, **AUTO, OTEL_EXPORTER_OTLP_ENDPOINT=otlp.url)
+    assert run.returncode == 0, run.stderr
+    assert run.stdout.splitlines() == ["configured True", "exit 0"]
+    assert otlp.named("run shop")
+
+
+def test_workers_of_a_fork_server_do_not_configure_though_the_main_module_uses_dlt(tmp_path: Path) -> None:
+    """Nor does the server: their parent hands over what they need."""
+    source = """
+    import dltobs._runtime
+    configure = dltobs._runtime.configure
+
+    def told():
+        print("configure", __name__, flush=True)
+        configure()
+
+    dltobs._runtime.configure = told
+    dlt.secrets.get("nothing")
+
+    if __name__ == "__main__":
+        pipeline().run([{"id": 1}], table_name="orders")
+    """
+    run = run_script(source, tmp_path, **AUTO, NORMALIZE__WORKERS="2", NORMALIZE__START_METHOD="forkserver")
+    assert run.returncode == 0, run.stderr
+    assert run.stdout.splitlines() == ["configure __main__"]
+
+
+def test_the_error_for_an_unknown_destination_does_not_name_dltobs(tmp_path: Path) -> None:
+    """dlt looks for destinations in all packages that have a plugin; dltobs has none to offer."""
+    source = """
+    from dlt.common.destination import Destination
+    try:
+        Destination.from_reference("nope")
+    except Exception as error:
+        print(error)
+    """
+    run = run_script(source, tmp_path)
+    assert run.returncode == 0, run.stderr
+    assert "dlt.destinations.nope" in run.stdout
+    assert "dltobs" not in run.stdout
 
 
 def test_auto_configure_that_is_neither_true_nor_false_is_one_warning(

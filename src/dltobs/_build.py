@@ -20,7 +20,7 @@ from dltobs._settings import otel
 from dltobs._settings.otel import application_has_provider
 from dltobs._settings.resolution import metric_target
 from dltobs._setup import Setup
-from dltobs._spool.place import spool_of
+from dltobs._spool.place import spool_folder, spool_of
 from dltobs._spool.resend import Resending
 from dltobs._warnings import Warner
 from dltobs.exceptions import ConfigurationError
@@ -81,7 +81,7 @@ def build(settings: Settings, hook: LoggerHook) -> Setup:
 
             # last: at the end of a run it waits, and alerts go out before
             deliveries["ledger"] = Delivery("ledger", "entries", warner)
-            folder = None if spool is None else spool.folder / "ledger"
+            folder = spool_folder(settings) / "ledger"
             sinks.append(LedgerSink(settings, warner, deliveries["ledger"], folder))
         recent = recent_lines(settings, warner)
         log_sink, start_sink = LogSink(hook), StartSink(hook)
@@ -184,7 +184,7 @@ def _own_sinks(
 
         # after Sentry, whose event it names
         deliveries["slack"] = Delivery("slack", "messages", warner, spool)
-        yield OneStory(SlackSink(settings, warner, deliveries["slack"]), warner)
+        yield OneStory(SlackSink(settings, warner, deliveries["slack"], spool_folder(settings)), warner)
 
 
 def _prefect_hook(settings: Settings, redactor: Redactor, warner: Warner) -> PrefectHook | None:

@@ -205,10 +205,11 @@ class Setup:
     def deliver(self) -> None:
         """Have all sinks deliver, side by side; some of `flush_timeout` is left for closing them."""
         timeout = self.timeout * (1 - _CLOSING_SHARE)
-        calls = [_flushing(sink, timeout) for sink in self.sinks]
-        if self.resending is not None and self.process == os.getpid():
-            calls.append(functools.partial(self.resending.wait, timeout))
-        run_within(timeout, *calls)
+        deadline = time.monotonic() + timeout
+        run_within(timeout, *(_flushing(sink, timeout) for sink in self.sinks))
+        if self.resending is not None:
+            # afterwards: a flush that is a success has what waits in the spool sent, too
+            self.resending.wait(max(deadline - time.monotonic(), 0.0))
 
     def deliver_as_child(self) -> None:
         """In a forked child: deliver or keep what it has made itself; the rest is its parent's."""

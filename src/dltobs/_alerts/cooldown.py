@@ -1,8 +1,9 @@
 """Keeps one failure that comes again and again from being told each time, and counts it instead.
 
-What has been told is kept beside the pipeline's packages, as hashes: a pipeline is often a new process each
-time. Processes that fail at the same moment take turns; where the file system knows no locks the last one
-wins, and something may be told twice or counted once too little.
+What has been told is kept in one file for all pipelines, as hashes: a pipeline is often a new process each
+time. The file is not in the pipeline's working directory, as it is also written after the run has ended, when
+the caller may be deleting that directory. Processes that fail at the same moment take turns; where the file
+system knows no locks the last one wins, and something may be told twice or counted once too little.
 """
 
 from __future__ import annotations
@@ -12,7 +13,6 @@ import hashlib
 import threading
 import time
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from dltobs._describe import text_of
@@ -22,15 +22,16 @@ from dltobs._small_files import read_json, write_json
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
     from dltobs._warnings import Warner
 
-FILE_NAME = "dltobs_alerts.json"
-"""In the working directory: `{key: [since, was_told, muted, on_its_way]}`, as in `_Entry`."""
+FILE_NAME = "alerts.json"
+"""In the folder: `{key: [since, was_told, muted, on_its_way]}`, as in `_Entry`."""
 
 _ON_ITS_WAY = 120.0
 """Seconds for which an alert counts as told before it is delivered; its process may have died since."""
-_MAX_ENTRIES = 200
+_MAX_ENTRIES = 1000
 _LATEST = 1e11
 """Seconds since the epoch, which a `datetime` still holds."""
 _LOCK_TIMEOUT = 0.5
@@ -47,7 +48,6 @@ def key_of(*fingerprint: str) -> str:
 class Permit:
     """Leave to tell a failure. `more` equal ones were not told since `since`, in seconds since the epoch."""
 
-    folder: str | None
     key: str
     at: float
     more: int = 0
@@ -77,33 +77,33 @@ class Cooldown:
 
     Args:
         seconds: For how long an equal failure is not told again; 0: it always is.
+        folder: Where the file is; made with mode 0700 when there is something to write.
         warner: Told, once, that the file cannot be written.
     """
 
-    def __init__(self, seconds: float, warner: Warner) -> None:
+    def __init__(self, seconds: float, folder: Path, warner: Warner) -> None:
         self._seconds = seconds
+        self._path = folder / FILE_NAME
         self._warner = warner
         self._lock = fork_safe(threading.Lock())
-        self._without_folder: dict[str, _Entry] = {}
         self._patience = _LOCK_TIMEOUT
 
     def hurry(self) -> None:
         """Wait for no lock any more: the end of the process is near."""
         self._patience = 0.0
 
-    def ask(self, folder: str | None, key: str, now: float | None = None) -> Permit | None:
+    def ask(self, key: str, now: float | None = None) -> Permit | None:
         """Leave to tell a failure now; None: it has been told, and this one is counted.
 
         Whoever gets leave calls `told()` or `lost()` in the end.
 
         Args:
-            folder: The pipeline's working directory; without one it is remembered in this process only.
             key: Of `key_of()`.
             now: Seconds since the epoch.
         """
         if self._seconds <= 0:
-            return Permit(folder, key, time.time() if now is None else now)
-        with self._changing(folder) as known:
+            return Permit(key, time.time() if now is None else now)
+        with self._changing() as known:
             # not before: what others told while this one waited for its turn is no future
             now = time.time() if now is None else now
             before = known.get(key)
@@ -118,12 +118,12 @@ class Cooldown:
             )
         if is_muted:
             return None
-        return Permit(folder, key, now, before.muted, before.since if before.muted else None)
+        return Permit(key, now, before.muted, before.since if before.muted else None)
 
     def told(self, permit: Permit) -> None:
         """The alert was delivered: from its time on, equal ones are counted."""
         if self._seconds > 0:
-            with self._changing(permit.folder) as known:
+            with self._changing() as known:
                 entry = known.get(permit.key)
                 muted = 0 if entry is None else max(entry.muted - permit.more - 1, 0)
                 known[permit.key] = _Entry(permit.at, was_told=True, muted=muted, on_its_way=None)
@@ -131,28 +131,29 @@ class Cooldown:
     def lost(self, permit: Permit) -> None:
         """The alert was not delivered: the next equal failure is told, and tells of this one."""
         if self._seconds > 0:
-            with self._changing(permit.folder) as known:
+            with self._changing() as known:
                 if (entry := known.get(permit.key)) is not None:
                     known[permit.key] = entry._replace(on_its_way=None)
 
     @contextlib.contextmanager
-    def _changing(self, folder: str | None) -> Iterator[dict[str, _Entry]]:
-        """The entries of a folder, written when the block ends; one thread of one process at a time."""
-        path = None if folder is None else Path(folder) / FILE_NAME
+    def _changing(self) -> Iterator[dict[str, _Entry]]:
+        """The entries of the file, written when the block ends; one thread of one process at a time."""
         # bounded: a signal handler may have interrupted the thread that holds it
         is_locked = self._lock.acquire(timeout=_LOCK_TIMEOUT)
         try:
-            with contextlib.nullcontext() if path is None else locked(path.parent, self._patience):
-                known = self._without_folder if path is None else dict(_read(path))
+            # an error here is that of the write below
+            with contextlib.suppress(OSError):
+                self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            with locked(self._path.parent, self._patience):
+                known = dict(_read(self._path))
                 yield known
                 for key in sorted(known, key=lambda key: known[key].last)[:-_MAX_ENTRIES]:
                     del known[key]
-                if path is not None:
-                    write_json(path, known)
+                write_json(self._path, known)
         except OSError as error:
             self._warner.warn(
                 "alert cooldown",
-                f"what has been told cannot be kept in {path}: {text_of(error.strerror)}; "
+                f"what has been told cannot be kept in {self._path}: {text_of(error.strerror)}; "
                 "the same failure will be told again",
                 reason="write",
             )

@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 
     from opentelemetry.context import Context
     from opentelemetry.propagators.composite import CompositePropagator
-    from opentelemetry.trace import Span
+    from opentelemetry.sdk.trace.sampling import Sampler
+    from opentelemetry.trace import Link, Span
 
 _TRACEPARENT, _TRACESTATE, _BAGGAGE = VARIABLES = ("TRACEPARENT", "TRACESTATE", "BAGGAGE")
 _SHOWN = 80
@@ -83,6 +84,35 @@ def context_of(carrier: dict[str, str]) -> Context:
     return _propagator().extract(carrier, Context())
 
 
+def root_parent(sampler: Sampler | None) -> tuple[Context | None, list[Link]]:
+    """Return the context in which a root span starts (None: the current one), and the links that it gets.
+
+    A current span that is not sampled counts as none, and is linked, where nobody has decided so: it comes
+    from a no-op provider, as in a tool whose own tracing is off. Somebody has decided where it belongs to the
+    trace of `TRACEPARENT`, and where our sampler would not sample that trace either.
+
+    Args:
+        sampler: That of our provider; None where spans go through the application's, whose sampler decides.
+    """
+    from opentelemetry import context, trace
+
+    span = trace.get_current_span()
+    current = span.get_span_context()
+    if sampler is None or not current.is_valid or current.trace_flags.sampled or span.is_recording():
+        return parent_context(), []
+    from opentelemetry.sdk.trace.sampling import Decision
+
+    from_environment = _from_environment()
+    caller = trace.get_current_span(from_environment or context.Context()).get_span_context()
+    root = trace.set_span_in_context(trace.INVALID_SPAN, context.Context())
+    decision = sampler.should_sample(root, current.trace_id, "dltobs").decision
+    if decision is not Decision.RECORD_AND_SAMPLE or caller.trace_id == current.trace_id:
+        return None, []
+    no_parent = trace.set_span_in_context(trace.INVALID_SPAN)
+    parent = no_parent if from_environment is None else _laid_over(no_parent, from_environment)
+    return parent, [trace.Link(current)]
+
+
 def parent_context() -> Context | None:
     """The context in which whoever started this process wants its runs; None where nobody says, or a span is
     current already.
@@ -93,9 +123,13 @@ def parent_context() -> Context | None:
 
     if trace.get_current_span().get_span_context().is_valid:
         return None
-    extracted = _extracted(*(os.environ.get(name, "").strip() for name in VARIABLES))
+    extracted = _from_environment()
     current = context.get_current()
     return extracted if extracted is None or not current else _laid_over(current, extracted)
+
+
+def _from_environment() -> Context | None:
+    return _extracted(*(os.environ.get(name, "").strip() for name in VARIABLES))
 
 
 def _laid_over(current: Context, extracted: Context) -> Context:

@@ -185,11 +185,11 @@ def application_flush(timeout: float) -> Callable[[], object] | None:
 
 
 def application_has_provider() -> bool:
-    """Whether somebody but dltobs has set OpenTelemetry's global tracer provider by now."""
+    """Whether somebody but dltobs has set OpenTelemetry's global tracer provider by now, and not a no-op."""
     if "opentelemetry.trace" not in sys.modules and "OTEL_PYTHON_TRACER_PROVIDER" not in os.environ:
         return False
     from opentelemetry import trace
 
     provider = trace.get_tracer_provider()
-    is_unset = isinstance(provider, trace.ProxyTracerProvider)
+    is_unset = isinstance(provider, (trace.ProxyTracerProvider, trace.NoOpTracerProvider))
     return not is_unset and not type(provider).__module__.startswith("dltobs.")

@@ -40,9 +40,12 @@ def spool_of(settings: Settings, warner: Warner, deliveries: Mapping[str, Delive
         else:
             warner.warn("spool", f"spool: {items} items of {kind} {reason}", reason=f"{kind} {reason}")
 
-    return Spool(
-        (settings.spool_dir or _default_spool_dir()).absolute(), settings.spool_max_bytes, warner, evicted
-    )
+    return Spool(spool_folder(settings), settings.spool_max_bytes, warner, evicted)
+
+
+def spool_folder(settings: Settings) -> Path:
+    """The folder of `spool_dir`, also where nothing of the back ends is kept; it need not be there."""
+    return (settings.spool_dir or _default_spool_dir()).absolute()
 
 
 def _no_folder(path: Path) -> str | None:

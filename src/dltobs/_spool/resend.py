@@ -1,7 +1,12 @@
-"""Sends what the spool has kept, one delivery after another: in the background, or when it is asked to."""
+"""Sends what the spool has kept, one delivery after another: in the background, or when it is asked to.
+
+In the background that is after `configure()`, and when a back end for which something waits takes something
+again. There is one thread for all back ends, which lives as long as there is something to do.
+"""
 
 from __future__ import annotations
 
+import functools
 import os
 import threading
 import time
@@ -15,7 +20,7 @@ from dltobs._warnings import logger
 from dltobs.sinks.route import Verdict
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Container, Mapping
 
     from dltobs._spool.spool import Claim, Spool
     from dltobs._warnings import Warner
@@ -59,18 +64,38 @@ class Resending:
         self._warner = warner
         self._is_stopped = False
         self.forget()
+        for name, delivery in deliveries.items():
+            delivery.resend = functools.partial(self.wake, name)
 
     def forget(self) -> None:
-        """Begin anew, also in a forked child: what is under way, with the lock held, is its parent's."""
+        """Begin anew, also in a forked child: what is under way, with the locks held, is its parent's."""
         self._lock = threading.Lock()
         self._results: dict[str, SpoolResult] = {}
         self._thread: threading.Thread | None = None
+        self._asking = threading.Lock()
+        self._asked: set[str] = set()
+        self._is_working = False
 
     def start(self) -> None:
         """Send in the background, if there is anything."""
-        if self._routes() and os.path.isdir(self._spool.folder):  # noqa: PTH112 - this one raises nothing
-            self._thread = threading.Thread(target=self._work, name="dltobs-spool", daemon=True)
-            self._thread.start()
+        # this `isdir` raises nothing
+        if self._routes(self._deliveries) and os.path.isdir(self._spool.folder):  # noqa: PTH112
+            self.wake(*self._deliveries)
+
+    def wake(self, *names: str) -> None:
+        """Send what is for these back ends in the background, afterwards if that is going on; never wait."""
+        with self._asking:
+            self._asked.update(names)
+            if self._is_working or self._stopped.is_set():
+                return
+            self._is_working = True
+            thread = threading.Thread(target=self._work, name="dltobs-spool", daemon=True)
+            try:
+                thread.start()
+            except RuntimeError:  # at exit some versions of Python start none
+                self._is_working = False
+            else:
+                self._thread = thread
 
     def stop(self) -> None:
         """Begin with no more deliveries."""
@@ -89,31 +114,37 @@ class Resending:
             What became of all since this was called before.
         """
         if timeout is None:
-            self._send_all(None)
+            self._send_all(None, self._deliveries)
         else:
             deadline = time.monotonic() + min(timeout, LONGEST)
-            run_within(timeout, lambda: self._send_all(deadline))
+            run_within(timeout, lambda: self._send_all(deadline, self._deliveries))
         results, self._results = self._results, {}
         for entry in self._spool.entries():
             before = results.get(entry.kind, SpoolResult())
             results[entry.kind] = replace(before, left=before.left + entry.items)
         return results
 
-    def _routes(self) -> dict[tuple[str, str], tuple[Delivery, Route]]:
+    def _routes(self, names: Container[str]) -> dict[tuple[str, str], tuple[Delivery, Route]]:
         return {
             (name, fingerprint(one.route.target)): (one, one.route)
             for name, one in self._deliveries.items()
-            if one.route is not None
+            if one.route is not None and name in names
         }
 
     def _work(self) -> None:
-        try:
-            self._send_all(None)
-        except Exception as error:  # noqa: BLE001 - a thread of ours must not print its end
-            self._warner.internal_error("spool", error)
+        while True:
+            with self._asking:
+                if not self._asked or self._stopped.is_set():
+                    self._is_working = False
+                    return
+                names, self._asked = self._asked, set()
+            try:
+                self._send_all(None, names)
+            except Exception as error:  # noqa: BLE001 - a thread of ours must not print its end
+                self._warner.internal_error("spool", error)
 
-    def _send_all(self, deadline: float | None) -> None:
-        """Send all that can be sent. A back end that is down is not asked again in this turn.
+    def _send_all(self, deadline: float | None, names: Container[str]) -> None:
+        """Send all that can be sent to these back ends. One that is down is not asked again in this turn.
 
         Where the trouble may be with one delivery alone, those behind it are tried, but not without end.
         """
@@ -121,7 +152,7 @@ class Resending:
         if not self._lock.acquire(timeout=left):
             return
         try:
-            routes = self._routes()
+            routes = self._routes(names)
             failures: Counter[str] = Counter()
             for entry in self._spool.entries():
                 if self._is_stopped or (deadline is not None and time.monotonic() >= deadline):
@@ -135,6 +166,8 @@ class Resending:
                 results = self._results
                 results[entry.kind] = _added(results.get(entry.kind, SpoolResult()), verdict, entry.items)
                 if not (verdict.is_taken or verdict.is_refused):
+                    if not verdict.may_be_its_own:
+                        delivery.waits()
                     failures[entry.kind] += 1
                     if not verdict.may_be_its_own or failures[entry.kind] >= _MAX_FAILURES:
                         del routes[entry.kind, entry.target]

@@ -68,10 +68,8 @@ def exports() -> bool:
     module = sys.modules.get("dltobs.sinks.provider")
     if module is None:
         return False
-    from opentelemetry import trace
-
-    provider = trace.get_tracer_provider()
-    return isinstance(provider, module.OwnTracerProvider) and bool(provider.switch.processors)
+    provider = module.own_provider()
+    return provider is not None and bool(provider.switch.processors)
 
 
 def start(letter: bytes, outlet: Outlet | None, tally: Connection | None) -> None:
@@ -165,6 +163,8 @@ def _discard_earlier() -> None:
     if earlier is None:
         return
     if earlier.process == os.getpid():
+        if earlier.resending is not None:
+            earlier.resending.stop()
         run_within(_CLOSING_TIMEOUT, *(sink.close for sink in earlier.sinks))
     earlier.detach()
     earlier.log.close()

@@ -21,8 +21,8 @@ class Failed(NamedTuple):
 class LoopSpans:
     """A span for the loop, and one below it for each attempt, which is the current one while it is on."""
 
-    def __init__(self, tracer: Any, name: str, context: Any) -> None:
-        self._tracer, self._name, self._context = tracer, name, context
+    def __init__(self, tracer: Any, name: str, context: Any, links: list[Any]) -> None:
+        self._tracer, self._name, self._context, self._links = tracer, name, context, links
         self._parent: Any = None
         self._attempt: Any = None
         self._token: Any = None
@@ -32,22 +32,21 @@ class LoopSpans:
         """For a loop that begins in the current context; None where there is no tracing."""
         running = _state.runtime
         sinks = () if running is None else running.sinks
-        sink = next((one for one in sinks if hasattr(one, "tracer")), None)
+        sink: Any = next((one for one in sinks if hasattr(one, "tracer")), None)
         tracer = None if sink is None else sink.tracer()
-        if tracer is None:
+        if sink is None or tracer is None:
             return None
         from opentelemetry import context
 
-        from dltobs._context.environment import parent_context
-
-        return cls(tracer, f"retry {name}", parent_context() or context.get_current())
+        parent, links = sink.parent()
+        return cls(tracer, f"retry {name}", parent or context.get_current(), links)
 
     def begin_attempt(self, number: int) -> None:
         """Make a span for an attempt the current one."""
         from opentelemetry import context, trace
 
         if self._parent is None:
-            self._parent = self._tracer.start_span(self._name, context=self._context)
+            self._parent = self._tracer.start_span(self._name, context=self._context, links=self._links)
         below = trace.set_span_in_context(self._parent)
         attributes = {"dlt.retry.attempt": number}
         self._attempt = self._tracer.start_span(f"attempt {number}", context=below, attributes=attributes)

@@ -9,7 +9,10 @@ dlt loads it in every process that uses dlt, so the rest of dltobs is imported w
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
+import multiprocessing.util
+import sys
 import threading
 from typing import TYPE_CHECKING, Any
 
@@ -45,6 +48,7 @@ class _Ambush:
                 is_first, self._is_over = not self._is_over, True
             if not is_first:
                 return original(*call)  # type: ignore[no-any-return]  # the module is read by its dict
+            _leave_plugin_modules()
             is_outermost = vars(dlt_logger)["_create_logger"] is _create_logger
             if is_outermost:
                 vars(dlt_logger)["_create_logger"] = original
@@ -71,16 +75,22 @@ _ambush: _Ambush | None = None
 def arm(dlt_logger: ModuleType, *, asked: bool) -> None:
     """See to it that `configure()` is called when dlt makes its logger.
 
-    Nothing happens in a worker process of `multiprocessing`: what it needs, its parent hands over.
+    Nothing happens in a process in which dlt normalizes: its parent hands over what it needs. While a fork
+    server imports the main module, nobody knows what its children are for: it happens when a child begins. (A
+    spawned process that turns out to normalize takes the set-up down again.)
 
     Args:
         dlt_logger: The module `dlt.common.logger`, imported, which is all that has to be.
         asked: The user has asked for it, so the setting `auto_configure` is not looked up.
     """
     global _ambush  # noqa: PLW0603 - one a process, like dlt's logger
-    if multiprocessing.parent_process() is not None:
+    process = multiprocessing.current_process()
+    if getattr(process, "_inheriting", False) and "--multiprocessing-fork" not in sys.orig_argv:
+        # called in each child of the server, before the child's own function
+        multiprocessing.util.register_after_fork(dlt_logger, lambda module: arm(module, asked=asked))
+    elif _normalizes(process):
         return
-    if vars(dlt_logger)["LOGGER"] is not None:
+    elif vars(dlt_logger)["LOGGER"] is not None:
         # dlt is in use, so its configuration can be read now
         configure_unless_done(asked=asked)
     elif _ambush is None or _ambush.is_over:
@@ -88,6 +98,21 @@ def arm(dlt_logger: ModuleType, *, asked: bool) -> None:
         _ambush.wait(dlt_logger)
     else:
         _ambush.asked = _ambush.asked or asked
+
+
+def _normalizes(process: object) -> bool:
+    """Whether a process is a worker of dlt's pool: what it begins with is then dlt's own function."""
+    arguments = getattr(process, "_args", ())
+    return any(getattr(one, "__module__", None) == "dlt.common.runtime.init" for one in arguments)
+
+
+def _leave_plugin_modules() -> None:
+    """Take dltobs out of the packages in which dlt looks for destinations and sources: it has none."""
+    from dlt.common.configuration.container import Container
+    from dlt.common.configuration.plugins import PluginContext
+
+    with contextlib.suppress(Exception):  # it only makes an error's text shorter
+        Container()[PluginContext].plugin_modules.remove("dltobs")
 
 
 def disarm() -> None:

@@ -1,8 +1,9 @@
 """Counts what a back end took, what is kept for later and what was lost, and says so once.
 
 What sends to a back end calls `submitted()` for what it is given, then, when the end is known, one of
-`delivered()`, `dropped()`, and where `keep()` has put it into the spool, `kept()`, within `ending()`. It sets
-`route`, so that a later run can send what is there, and calls `abandon()` when it is closed.
+`delivered()`, `dropped()`, and where `keep()` has put it into the spool, `kept()`, within `ending()`; then
+`recovered()`, if the back end took it. It sets `route`, so that what is there can be sent later, and calls
+`abandon()` when it is closed.
 
 Of cumulative sums each export contains those before it, so only the last that was kept or lost counts: they
 are submitted by `replacing()`, and its turn is named with the end.
@@ -19,7 +20,7 @@ from dltobs.sinks.reasons import advice
 from dltobs.sinks.sums import Sums
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from dltobs._spool.spool import Spool
     from dltobs._warnings import Warner
@@ -40,7 +41,7 @@ class BackendStatus:
         delivered: Items (spans, events) that the back end acknowledged.
         dropped: Items that are lost.
         last_error: Why the last ones were lost or kept, without secrets; None if none were.
-        spooled: Items that were put into the spool, to be sent by a later run.
+        spooled: Items that were put into the spool, to be sent later, by this run or another.
     """
 
     delivered: int = 0
@@ -61,12 +62,14 @@ class Delivery:
     Attributes:
         route: How the spool reaches the back end; set by what sends, if it can.
         address: Where the back end is, for warnings: without secrets. Set by what sends.
+        resend: Has what is in the spool sent in the background; set by what does so.
     """
 
     def __init__(self, name: str, items: str, warner: Warner, spool: Spool | None = None) -> None:
         self.name = name
         self.route: Route | None = None
         self.address = ""
+        self.resend: Callable[[], None] | None = None
         self._spool = spool
         self._items = items
         self._warner = warner
@@ -80,6 +83,7 @@ class Delivery:
         self._submitted = self._failed = self._told = self._turn = 0
         self._endings = 0
         self._sums = Sums()
+        self._waits = False
 
     @property
     def status(self) -> BackendStatus:
@@ -177,7 +181,18 @@ class Delivery:
             if self._settled or turn < self._turn or count <= 0:
                 return
             self._end(spooled=count, reason=reason)
+        self.waits()
         self._warn_of_kept(count, reason)
+
+    def waits(self) -> None:
+        """Remember that something is in the spool which the back end may take once it is there again."""
+        self._waits = True
+
+    def recovered(self) -> None:
+        """The back end has taken something: have it sent what waits in the spool, on another thread."""
+        if self._waits and self.resend is not None:
+            self._waits = False
+            self.resend()
 
     def lost_from_spool(self, count: int, reason: str) -> None:
         """`count` items, perhaps of an earlier run, are lost that were in the spool."""

@@ -83,6 +83,8 @@ class RedactingExporter(SpanExporter):
             return is_other and self._exporter.export(encodable) is SpanExportResult.SUCCESS
 
         is_taken = not self._counted.is_closed and self._counted.send(len(spans), spans, send)
+        if is_taken:
+            self._delivery.recovered()
         return SpanExportResult.SUCCESS if is_taken else SpanExportResult.FAILURE
 
     def _store(self, spans: Sequence[ReadableSpan]) -> Stored | None:

@@ -8,7 +8,8 @@ from dltobs._events import RunStarted
 from dltobs._settings.otel import application_has_provider
 
 if TYPE_CHECKING:
-    from opentelemetry.trace import Tracer
+    from opentelemetry.context import Context
+    from opentelemetry.trace import Link, Tracer
 
     from dltobs._events import Event
     from dltobs._redaction.redactor import Redactor
@@ -46,6 +47,10 @@ class LateSpanSink:
 
             self._sink = SpanSink(self._settings, self._redactor, {})
         return None if self._sink is None else self._sink.tracer()
+
+    def parent(self) -> tuple[Context | None, list[Link]]:
+        """As of `SpanSink`."""
+        return (None, []) if self._sink is None else self._sink.parent()
 
     def flush(self, timeout: float) -> bool:
         """The application flushes its own provider."""

@@ -40,12 +40,10 @@ class LedgerSink:
         settings: The dataset and the tags.
         warner: Its redactor is what the tags pass; told of destinations without datasets.
         delivery: The counters.
-        folder: Where what could not be written waits; None: in the working directory of each pipeline.
+        folder: Where the ledger's own pipelines work, and what could not be written waits.
     """
 
-    def __init__(
-        self, settings: Settings, warner: Warner, delivery: Delivery, folder: Path | None = None
-    ) -> None:
+    def __init__(self, settings: Settings, warner: Warner, delivery: Delivery, folder: Path) -> None:
         from dlt.version import __version__ as dlt_version
 
         self._dataset = settings.ledger_dataset

@@ -51,11 +51,11 @@ class LedgerWriter:
 
     Args:
         delivery: The counters.
-        folder: Where what could not be loaded waits, for each pipeline in a folder of its own. Without one,
-            or where it cannot be written, that is the working directory of the pipeline.
+        folder: Where what could not be loaded waits, for each pipeline in a folder of its own. If it cannot
+            be written, that is the working directory of the pipeline.
     """
 
-    def __init__(self, delivery: Delivery, folder: Path | None = None) -> None:
+    def __init__(self, delivery: Delivery, folder: Path) -> None:
         self._delivery = delivery
         self._folder = folder
         self._is_swept = False
@@ -153,7 +153,7 @@ class LedgerWriter:
             self._is_slow = False
 
     def _load(self, entry: Entry) -> None:
-        if self._folder is not None and not self._is_swept:
+        if not self._is_swept:
             self._is_swept = True
             sweep(self._folder)
         with lent(self._roots(entry)) as folder, borrowed(entry.target) as target:
@@ -183,7 +183,7 @@ class LedgerWriter:
         )
         key = hashlib.sha256("|".join(parts).encode(errors="surrogateescape")).hexdigest()[:16]
         name = f"{target.pipeline[:_NAME_LENGTH]}-{key}"
-        return [root / name for root in (self._folder, own / _ROOT) if root is not None]
+        return [root / name for root in (self._folder, own / _ROOT)]
 
 
 def _can_delete(target: Target) -> bool:

@@ -54,12 +54,22 @@ class Reader(PeriodicExportingMetricReader):
             self._turn.notify_all()
             self._turn.wait_for(lambda: not self._waiting, timeout)
 
+    def force_flush(self, timeout_millis: float = 10_000) -> bool:
+        """Collect and export, and wait for what waits for its turn. False: it waits still."""
+        super().force_flush(timeout_millis)
+        with self._turn:
+            return self._turn.wait_for(lambda: not self._waiting and self._may_go_on(), timeout_millis / 1000)
+
+    def _may_go_on(self) -> bool:
+        return self._ours.is_keeping or not self._is_exporting
+
     def _receive_metrics(
         self, metrics_data: MetricsData, timeout_millis: float = 10_000, **kwargs: Any
     ) -> None:
+        self._ours.collected(metrics_data)
         with self._turn:
             self._waiting += 1
-            self._turn.wait_for(lambda: self._ours.is_keeping or not self._is_exporting)
+            self._turn.wait_for(self._may_go_on)
             is_kept = self._ours.is_keeping
             if not is_kept:
                 self._waiting -= 1
@@ -202,7 +212,8 @@ class OwnMetrics:
         provider = metrics.get_meter_provider()
         if isinstance(provider, OwnMeterProvider) and provider.inner is self._inner:
             provider.switch(None)
-        if not self._is_flushed:
+        # of delta temporality, what was recorded after the flush, too
+        if not (self._is_flushed and all(exporter.is_cumulative for exporter in self._exporters)):
             self._keep()
         for exporter in self._exporters:
             exporter.refuse()

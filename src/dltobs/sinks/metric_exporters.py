@@ -77,7 +77,7 @@ class RedactingMetricExporter(MetricExporter):
         self._process = os.getpid()
         self._is_refusing = self.is_keeping = False
         temporality = self._preferred_temporality or {}
-        self._is_cumulative = AggregationTemporality.DELTA not in temporality.values()
+        self.is_cumulative = AggregationTemporality.DELTA not in temporality.values()
         self._id = uuid.uuid4().hex
         self._kept_until = 0
         self._lock = fork_safe(threading.Lock())
@@ -90,18 +90,23 @@ class RedactingMetricExporter(MetricExporter):
         """Put points into the spool from now on; an export that is under way goes on."""
         self.is_keeping = True
 
+    def collected(self, metrics_data: MetricsData) -> None:
+        """Count points that will be exported: of delta temporality, no later export contains them."""
+        if not self.is_cumulative:
+            self._delivery.submitted(self._countable(metrics_data))
+
+    def _countable(self, metrics_data: MetricsData) -> int:
+        is_ours = not self._is_refusing and self._process == os.getpid()
+        return _points_in(metrics_data) if is_ours else 0
+
     def export(
         self, metrics_data: MetricsData, timeout_millis: float = 10_000, **kwargs: Any
     ) -> MetricExportResult:
-        """Send the points, redacted. If that fails, they go without texts."""
-        count = _points_in(metrics_data)
-        if not count or self._is_refusing or self._process != os.getpid():
+        """Send the points, redacted. If that fails, they go without texts. `collected()` comes before."""
+        count = self._countable(metrics_data)
+        if not count:
             return MetricExportResult.SUCCESS
-        turn = 0
-        if self._is_cumulative:
-            turn = self._delivery.replacing(count)
-        else:
-            self._delivery.submitted(count)
+        turn = self._delivery.replacing(count) if self.is_cumulative else 0
         if self.is_keeping:
             self._counted.keep(count, [metrics_data], turn)
             return MetricExportResult.SUCCESS
@@ -120,11 +125,14 @@ class RedactingMetricExporter(MetricExporter):
             return is_taken
 
         is_taken = self._counted.send(count, [metrics_data], send, turn)
-        if is_taken and self._is_cumulative:
+        if is_taken and self.is_cumulative:
             with self._lock:
                 if 0 < self._kept_until <= _end_of(metrics_data):
                     self._kept_until = 0
                     self._delivery.discard(self._id)  # these sums contain those
+        if is_taken:
+            # only now: what has been discarded must not be sent
+            self._delivery.recovered()
         return MetricExportResult.SUCCESS if is_taken else MetricExportResult.FAILURE
 
     def _store(self, batch: Sequence[MetricsData]) -> Stored | None:
@@ -136,7 +144,7 @@ class RedactingMetricExporter(MetricExporter):
         if self._delivery.route is None:
             return None
         (data,) = batch
-        if not self._is_cumulative:
+        if not self.is_cumulative:
             return self._stored(data, uuid.uuid4().hex)
         with self._lock:
             if _end_of(data) < self._kept_until:

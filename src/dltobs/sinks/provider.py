@@ -98,6 +98,18 @@ class OwnTracerProvider(TracerProvider):
         self.add_span_processor(self.switch)
 
 
+_beside: OwnTracerProvider | None = None
+"""Our provider where the global one is a no-op, which OpenTelemetry does not let anybody replace."""
+
+
+def own_provider() -> OwnTracerProvider | None:
+    """Return the provider of dltobs: the global one, or that beside a global no-op."""
+    provider = trace.get_tracer_provider()
+    if isinstance(provider, OwnTracerProvider):
+        return provider
+    return _beside if isinstance(provider, trace.NoOpTracerProvider) else None
+
+
 class CountingProcessor(BatchSpanProcessor):
     """OpenTelemetry's batch processor, which drops in silence, with a count of what became of each span.
 
@@ -170,10 +182,14 @@ class OwnTracing:
 
     def install(self) -> TracerProvider:
         """Set the global provider, if it is not ours already, and put the processors behind it."""
-        provider = trace.get_tracer_provider()
-        if not isinstance(provider, OwnTracerProvider):
+        global _beside  # noqa: PLW0603 - one a process, like OpenTelemetry's
+        provider = own_provider()
+        if provider is None:
             provider = OwnTracerProvider(self._resource)
-            trace.set_tracer_provider(provider)
+            if isinstance(trace.get_tracer_provider(), trace.NoOpTracerProvider):
+                _beside = provider
+            else:
+                trace.set_tracer_provider(provider)
         self._processors = tuple(
             CountingProcessor(exporter, delivery) for delivery, exporter in self._exporters.items()
         )
@@ -186,8 +202,8 @@ class OwnTracing:
 
     def close(self) -> None:
         """Take the processors away; what is still queued is kept in the spool, or lost."""
-        provider = trace.get_tracer_provider()
-        if isinstance(provider, OwnTracerProvider) and provider.switch.processors is self._processors:
+        provider = own_provider()
+        if provider is not None and provider.switch.processors is self._processors:
             provider.switch.processors = ()
         for exporter in self._exporters.values():
             exporter.shutdown()

@@ -103,6 +103,7 @@ class CountingTransport(HttpTransport):
             with self.delivery.ending():
                 self._undelivered.answered(current, is_taken=True)
                 self.delivery.delivered(1)
+            self.delivery.recovered()
         return response
 
     def _post(self, method: str, endpoint_type: Any, body: Any, headers: Any) -> Any:

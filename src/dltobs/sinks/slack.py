@@ -26,6 +26,7 @@ from dltobs.sinks.slack_sender import Message, SlackSender
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
     from dltobs._events import Event
     from dltobs._settings.settings import Settings
@@ -42,13 +43,14 @@ class SlackSink:
         settings: The webhook, what to tell, the cooldown, the template of links to traces.
         warner: Its redactor is what texts of the settings pass.
         delivery: The counters.
+        folder: Where the cooldown keeps what has been told.
     """
 
-    def __init__(self, settings: Settings, warner: Warner, delivery: Delivery) -> None:
+    def __init__(self, settings: Settings, warner: Warner, delivery: Delivery, folder: Path) -> None:
         self._settings = settings
         self._warner = warner
         self._delivery = delivery
-        self._cooldown = Cooldown(settings.alert_cooldown, warner)
+        self._cooldown = Cooldown(settings.alert_cooldown, folder, warner)
         self._sender = SlackSender(str(settings.slack_incoming_hook), delivery)
 
     def emit(self, event: Event) -> None:
@@ -100,15 +102,17 @@ class SlackSink:
             if isinstance(event, UncaughtError):
                 return self._cooldown.ask(event.working_dir, key_of(*uncaught_fingerprint(event)))
             if isinstance(event, RunLost):
-                key = key_of(*lost_fingerprint(event))
+                fingerprint = lost_fingerprint(event)
             elif is_recovered(event):
-                key = key_of("recovered", *fingerprint_of(event.earlier_attempts[-1]))
+                fingerprint = ["recovered", *fingerprint_of(event.earlier_attempts[-1])]
             else:
-                key = key_of(*fingerprint_of(event))
-            return self._cooldown.ask(event.run.working_dir, key)
+                fingerprint = fingerprint_of(event)
+            # what another channel or environment has been told is not known in this one
+            channel = str(self._settings.slack_incoming_hook), self._settings.environment or ""
+            return self._cooldown.ask(key_of(*channel, *fingerprint))
         except Exception as error:  # noqa: BLE001 - better told twice than never
             self._warner.internal_error("alert cooldown", error)
-            return Permit(None, "", 0.0)
+            return Permit("", 0.0)
 
     def _send(
         self,

@@ -162,6 +162,8 @@ class SlackSender:
             is_told = is_current and self._count(message, answer)
         if is_current:  # only now: nobody who closes is to wait for what it does
             message.ended(is_told)
+        if answer.problem is None:
+            self._delivery.recovered()
 
     def _count(self, message: Message, answer: Answer) -> bool:
         """Whether the message is told, now or, as it is kept, later."""

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from opentelemetry import context, trace
 from opentelemetry.trace import Span, SpanKind, Tracer
 
-from dltobs._context.environment import parent_context
+from dltobs._context.environment import root_parent
 from dltobs._events import RunFinished, RunLost, RunStarted, StepFinished, StepStarted
 from dltobs._process.fork_safe import fork_safe
 from dltobs._settings.otel import application_has_provider
@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     from contextvars import Token
 
     from opentelemetry.context import Context
-    from opentelemetry.trace import TracerProvider
+    from opentelemetry.sdk.trace.sampling import Sampler
+    from opentelemetry.trace import Link, TracerProvider
 
     from dltobs._events import Event
     from dltobs._redaction.redactor import Redactor
@@ -149,6 +150,11 @@ class SpanSink:
         found = self._tracer()
         return None if found is None or self._is_closed else found[0]
 
+    def parent(self) -> tuple[Context | None, list[Link]]:
+        """Where a root span of ours starts now, and what it is linked to; see `root_parent`."""
+        found = self._tracer()
+        return (None, []) if found is None else root_parent(_sampler(found[2], is_own=found[1]))
+
     def _tracer(self) -> tuple[Tracer, bool, TracerProvider] | None:
         if application_has_provider():
             provider = trace.get_tracer_provider()
@@ -165,7 +171,8 @@ class SpanSink:
         if run is None or self._is_closed:
             return
         is_root = event.depth == 0
-        parent = parent_context() if is_root else None  # None: the current context
+        # None: the current context
+        parent, links = root_parent(_sampler(run.provider, is_own=run.is_own)) if is_root else (None, [])
         attributes: dict[str, Any] = {**identity_of(event.run), "dlt.step": event.step, **self._tags}
         name = f"{event.step} {event.run.pipeline}" if is_root else event.step
         token = None
@@ -177,6 +184,7 @@ class SpanSink:
                 context=parent,
                 kind=SpanKind.INTERNAL,
                 attributes=attributes,
+                links=links,
                 start_time=nanoseconds(event.at),
             )
         finally:
@@ -227,6 +235,10 @@ class SpanSink:
             from dltobs.sinks.lost_span import emit_lost
 
             emit_lost(event, run.tracer, {**identity_of(event.run), **self._tags}, is_own=run.is_own)
+
+
+def _sampler(provider: Any, *, is_own: bool) -> Sampler | None:
+    return provider.sampler if is_own else None
 
 
 def _propose_trace_id(transaction_id: str) -> Token[int | None]:
