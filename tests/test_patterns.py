@@ -490,6 +490,11 @@ ADVERSARIES = {
     "quoted percent": "%25",
     "commas": "password=a,",
     "secret": "hunter2-secret",
+    "pieces of a secret": "hunter2-",
+    "pieces at a cut": "hunter2-s...2-secret ",
+    "tokens in JSON": '{"token": "t1", "url": "https://x/?sig=1"}, ',
+    "queries": "?page_token=a&code=b&key=c: ",
+    "entities in escapes": "\\u0026amp;%26",
     "braces with colons": "password={:",
 }
 

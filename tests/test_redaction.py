@@ -337,6 +337,13 @@ def test_words_and_numbers_are_found_in_base64(secret):
         assert "***" in redactor.text(base64.b64encode(text.encode()).decode())
 
 
+def test_pieces_of_a_secret_with_a_lone_surrogate_are_found():
+    redactor = Redactor(["Zk4q9\udcffTw1bN7xUe2Rm", "Zk4q9\ufffdTw1-x9Kq8"])
+    assert redactor.text("'Zk4q9\udcffTw1b...' \udcff") == "'***...' \udcff"
+    assert redactor.text("x...\udcff1bN7xUe2Rm'") == "x...\udcff1bN7xUe2Rm'"
+    assert redactor.text("x...Tw1bN7xUe2Rm'") == "x...***'"
+
+
 LONG = "Zk4q9Tw1bN7xUe2RmLs8VhCy3GdKf6JpQa5WoXiE0BtHz9Mv2Ycr8Ln4Pu6Ds1Fj"
 HEAD, TAIL = LONG[:20], LONG[-20:]
 

@@ -179,4 +179,4 @@ def _names_in(event: Event) -> set[str]:
     if failure is not None:
         names |= {failure.resource, failure.table}
         names.update(frame.path for one in failure.chain for frame in one.frames)
-    return {name for name in names if name}
+    return {name for name in names if isinstance(name, str)}

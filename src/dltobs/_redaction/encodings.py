@@ -68,9 +68,8 @@ def quoted_forms(secret: str) -> set[str]:
     if _is_json_object(secret):
         return set()
     lines = {line for line in _texts(secret) if len(line.splitlines()) == 1}
-    return {
-        form for line in lines for form in (line, _json_escaped(line)[0], _without_quotes(repr(f"{line}'\"")))
-    }
+    forms = [(line, _json_escaped(line)[0], _without_quotes(repr(f"{line}'\""))) for line in lines]
+    return _searchable(set(chain.from_iterable(forms)))
 
 
 def with_border(text: str, start: int, end: int) -> tuple[int, int]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from bisect import bisect_left, insort
 from typing import TYPE_CHECKING
 
+from dltobs._redaction.encodings import without_surrogates
 from dltobs._redaction.lazy import lazy
 
 if TYPE_CHECKING:
@@ -30,7 +31,6 @@ _CUT_BEFORE = lazy(rf"{_CUT_MARK}[\])>}}]?\s?\Z")
 _END_AFTER = lazy(r"""\Z|[\r\n"'`]|\\{1,8}[rn"'`]""")
 _END_BEFORE = lazy(r"""(?:[\r\n"'`]|\\[rn])\Z""")
 _LONGEST_MARK = 16
-_LONGEST_SECRET = 4096
 
 
 class Pieces:
@@ -44,7 +44,9 @@ class Pieces:
         # those that begin alike are sorted, so that the one that agrees most is found in a few steps
         self._heads: dict[str, list[str]] = {}
         self._tails: dict[str, list[str]] = {}
+        self._longest = 0
         for secret in secrets:
+            self._longest = max(self._longest, len(secret))
             for known, form in ((self._heads, secret), (self._tails, secret[::-1])):
                 start = _beginning(form)
                 if start is not None:
@@ -54,14 +56,14 @@ class Pieces:
 
     def span(self, text: str, index: int, start: int, end: int) -> tuple[int, int] | None:
         """Return where in `text` the piece stands of which `strings[index]` was found from start to end."""
+        found = self.strings[index]
         if index < len(self._heads):
-            length = _agreement(self._heads[text[start:end]], text, start)
+            length = _agreement(self._heads[found], text[start : start + self._longest])
             end = start + length
             if length and _is_cut(text[start:end], _CUT_AFTER.match(text, end), _END_AFTER.match(text, end)):
                 return start, end
             return None
-        mirrored = text[max(0, end - _LONGEST_SECRET) : end][::-1]
-        length = _agreement(self._tails[text[start:end][::-1]], mirrored, 0)
+        length = _agreement(self._tails[found[::-1]], text[max(0, end - self._longest) : end][::-1])
         start, before = end - length, max(0, end - length - _LONGEST_MARK)
         is_end = start == 0 or _END_BEFORE.search(text, before, start)
         if length and _is_cut(text[start:end], _CUT_BEFORE.search(text, before, start), is_end):
@@ -77,9 +79,10 @@ def _beginning(form: str) -> str | None:
     return None
 
 
-def _agreement(forms: list[str], text: str, start: int) -> int:
-    """Return how many characters of `text` from `start` are those of a form; 0 if all of a form's are."""
-    chunk = text[start : start + _LONGEST_SECRET]
+def _agreement(forms: list[str], chunk: str) -> int:
+    """Return in how many characters a form begins as `chunk` does; 0 if all of a form stands there."""
+    if not chunk.isascii():
+        chunk = without_surrogates(chunk)  # as the forms are
     index = bisect_left(forms, chunk)
     best = 0
     for form in forms[max(0, index - 1) : index + 1]:
