@@ -278,6 +278,9 @@ def test_ordinary_text_is_not_damaged(text):
         "secrets: 3 found, tokens: none",
         "access_key_type: hmac",
         "InvalidPassword: connection refused",
+        "load tokens.8f3a2b1c9d.0.parquet: failed, tokens.8f3a2b1c9d.0.insert_values: no such table",
+        "credentials.json: no such file, secrets.yaml: empty, get_token.py: line 3",
+        "extract tokens: 3 items, *tokens*: 12 rows, `tokens`: 1,234 rows, tokens: append",
     ],
 )
 def test_ordinary_lines_that_speak_of_secrets_are_not_damaged(text):

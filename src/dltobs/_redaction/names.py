@@ -33,6 +33,7 @@ _HARMLESS = lazy(
     r"|provider|issuer|audience|scope|manager|store|domain|consent|attempt|strength|usage|bucket|rate|index|position"
     r"|offset|flag|table|schema|dataset|resource|description|title|label|error|exception|warning|expired|failure"
     r"|denied|revoked|mismatch|arn)s?"
+    r"|\.(?:parquet|jsonl?|csv|insert_values|sql|reference|gz|py|ya?ml|ini|txt|log|duckdb)"
     r"|[_\-.](?:at|on|by|in)|(?-i:[a-z](?:At|On|By|In))"
     r"|(?:page|next|prev(?:ious)?|continuation|pagination|cursor|sync|delta|skip|scroll|resume)[_\-.]?token)\Z"
     r"|\A-{0,2}(?:(?:has|is|was|needs?|requires?|no|num|max|min|total|should|can|must|allow|enable|disable"
