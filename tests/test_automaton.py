@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dltobs._redaction.automaton import build_search, python_search
+from dltobs._redaction.automaton import search_for, python_search
 from scripts import run_script
 
 LETTERS = st.text("ab?\ud800é😀", min_size=1, max_size=6)
@@ -22,7 +22,7 @@ def test_every_occurrence_of_every_pattern_is_found(patterns, text):
     numbers: dict[str, list[int]] = {}
     for number, pattern in enumerate(patterns):
         numbers.setdefault(pattern, []).append(number)
-    assert sorted(build_search(patterns)(text)) == expected
+    assert sorted(search_for(patterns)(text)) == expected
     assert sorted(python_search(numbers)(text)) == expected
 
 

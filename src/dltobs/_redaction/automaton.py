@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
-    Search = Callable[[str], list[tuple[int, int, int]]]
+    Find = Callable[[str], list[tuple[int, int, int]]]
     """Takes a text; returns number of the pattern, start and end of each occurrence, also overlapping."""
 
 IS_NATIVE = find_spec("ahocorasick") is not None
@@ -23,7 +23,7 @@ IS_NATIVE = find_spec("ahocorasick") is not None
 _KEY_LENGTH = 4
 
 
-def build_search(patterns: Iterable[str]) -> Search:
+def search_for(patterns: Iterable[str]) -> Find:
     """Return a function that finds these patterns in a text. One that is listed twice is found twice."""
     numbers: dict[str, list[int]] = defaultdict(list)
     for number, pattern in enumerate(patterns):
@@ -31,7 +31,7 @@ def build_search(patterns: Iterable[str]) -> Search:
     return _native_search(numbers) if IS_NATIVE else python_search(numbers)
 
 
-def _native_search(numbers: Mapping[str, list[int]]) -> Search:
+def _native_search(numbers: Mapping[str, list[int]]) -> Find:
     from ahocorasick import Automaton
 
     automaton = Automaton()
@@ -48,7 +48,7 @@ def _native_search(numbers: Mapping[str, list[int]]) -> Search:
     return search
 
 
-def python_search(numbers: Mapping[str, list[int]]) -> Search:
+def python_search(numbers: Mapping[str, list[int]]) -> Find:
     """Return a function that finds the keys of a mapping in a text, each looked up by its first characters.
 
     Args:
