@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dltobs._redaction.automaton import search_for, python_search
+from dltobs._redaction.automaton import python_search, search_for
 from scripts import run_script
 
 LETTERS = st.text("ab?\ud800é😀", min_size=1, max_size=6)

@@ -56,12 +56,7 @@ def build(settings: Settings, hook: LoggerHook) -> Setup:
     redactor = Redactor(keys=settings.redact_keys, patterns=settings.redact_patterns)
     redactor.add(*_own_secrets(settings))
     warner = Warner(redactor)
-    if not automaton.IS_NATIVE:
-        warner.warn(
-            "redaction",
-            "pyahocorasick is not installed, so texts are searched for secrets in Python, which is some 25 "
-            "times slower: pip install pyahocorasick (where it has no wheel, a C compiler is needed)",
-        )
+    _warn_of_slow_search(warner)
     deliveries: dict[str, Delivery] = {}
     spool = spool_of(settings, warner, deliveries)
     sinks: list[Sink] = []
@@ -153,6 +148,15 @@ def _termination(setup: Setup) -> TerminationWatch:
         runs_are_on=lambda: tracker.is_observing,
         warner=setup.warner,
     )
+
+
+def _warn_of_slow_search(warner: Warner) -> None:
+    if not automaton.IS_NATIVE:
+        warner.warn(
+            "redaction",
+            "pyahocorasick is not installed, so texts are searched for secrets in Python, which is some 25 "
+            "times slower: pip install pyahocorasick (where it has no wheel, a C compiler is needed)",
+        )
 
 
 def _own_sinks(

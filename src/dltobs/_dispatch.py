@@ -8,7 +8,7 @@ from functools import partial
 from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeVar, runtime_checkable
 
 from dltobs._cut import MESSAGE
-from dltobs._events import RunFinished, StepFinished
+from dltobs._events import RunFinished, StepFinished, UncaughtError
 from dltobs._process.interrupts import is_raised_by_handler
 
 if TYPE_CHECKING:
@@ -167,7 +167,7 @@ class Dispatcher:
 
 def _names_in(event: Event) -> set[str]:
     """Return what dlt, and the files of the user's code, are called by in an event."""
-    run = event.run
+    run = event if isinstance(event, UncaughtError) else event.run
     names = {run.pipeline, run.dataset, run.destination_name, run.destination_type, run.working_dir}
     names.update(sys.argv[:1])
     if isinstance(event, StepFinished):
@@ -176,7 +176,7 @@ def _names_in(event: Event) -> set[str]:
         names.update(resource.name for resource in event.resources)
         names.update(one.schema for one in event.packages)
         names.update(job.table for job in event.load_jobs)
-    failure = event.failure if isinstance(event, (StepFinished, RunFinished)) else None
+    failure = event.failure if isinstance(event, (StepFinished, RunFinished, UncaughtError)) else None
     if failure is not None:
         names |= {failure.resource, failure.table}
         names.update(frame.path for one in failure.chain for frame in one.frames)

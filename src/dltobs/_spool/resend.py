@@ -86,7 +86,7 @@ class Resending:
         """Send what is for these back ends in the background, afterwards if that is going on; never wait."""
         with self._asking:
             self._asked.update(names)
-            if self._is_working or self._stopped.is_set():
+            if self._is_working or self._is_stopped:
                 return
             self._is_working = True
             thread = threading.Thread(target=self._work, name="dltobs-spool", daemon=True)
@@ -134,7 +134,7 @@ class Resending:
     def _work(self) -> None:
         while True:
             with self._asking:
-                if not self._asked or self._stopped.is_set():
+                if not self._asked or self._is_stopped:
                     self._is_working = False
                     return
                 names, self._asked = self._asked, set()

@@ -100,8 +100,8 @@ class SlackSink:
         """Leave to tell a failure; None: it is counted, and told with the next one."""
         try:
             if isinstance(event, UncaughtError):
-                return self._cooldown.ask(event.working_dir, key_of(*uncaught_fingerprint(event)))
-            if isinstance(event, RunLost):
+                fingerprint = uncaught_fingerprint(event)
+            elif isinstance(event, RunLost):
                 fingerprint = lost_fingerprint(event)
             elif is_recovered(event):
                 fingerprint = ["recovered", *fingerprint_of(event.earlier_attempts[-1])]
