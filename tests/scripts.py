@@ -9,7 +9,7 @@ import sys
 import textwrap
 from typing import TYPE_CHECKING
 
-from forge import forge
+import forge
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -76,19 +76,28 @@ def run_python(
         timeout: Seconds.
         prelude: What the code begins with. If that imports dlt, it may run in a process which has done so.
     """
-    if _may_be_forked(prelude, environment) and (one := forge()).lock.acquire(blocking=False):
+    with start_python(command, folder, environment, prelude=prelude) as process:
         try:
-            return one.run(command, folder, environment, timeout)
-        finally:
-            one.lock.release()
-    return subprocess.run(
+            output, errors = process.communicate(timeout=timeout)
+        except BaseException:
+            process.kill()
+            raise
+        return subprocess.CompletedProcess(command, process.wait(), output, errors)
+
+
+def start_python(
+    command: list[str], folder: Path, environment: dict[str, str], *, prelude: str = ""
+) -> subprocess.Popen[str]:
+    """Start Python as `run_python()` does, with pipes for its output."""
+    if _may_be_forked(prelude, environment):
+        return forge.start(command, folder, environment)
+    return subprocess.Popen(
         [sys.executable, *command],
         cwd=folder,
         env=environment,
-        capture_output=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
         text=True,
-        timeout=timeout,
-        check=False,
     )
 
 
