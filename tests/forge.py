@@ -1,8 +1,8 @@
 """Runs Python scripts in forks of a process that has already imported what they need.
 
-A fork is where an interpreter would be after `import dlt`: a process of its own, with its own environment, folder,
-output, signals and exit. The libraries that dltobs imports are executed, too, but stand in `sys.modules` only once
-the script imports them. dltobs itself is not imported. What depends on `import dlt` needs a new interpreter.
+A fork is a process of its own, with its own environment, folder, output, signals and exit. dlt and other libraries
+have been executed in it, but stand in `sys.modules` only once the script imports them. dltobs has not been imported.
+What depends on how they are imported needs a new interpreter.
 """
 
 from __future__ import annotations
@@ -29,11 +29,14 @@ from importlib.util import resolve_name
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from type_hints import remember_type_hints
+
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from types import ModuleType
 
 LIBRARIES = (
+    "dlt",
     "ahocorasick_rs",
     "concurrent_log_handler",
     "dlt.destinations.impl.duckdb.duck",
@@ -113,10 +116,9 @@ def _channel() -> socket.socket:
 
 def serve() -> None:
     """Fork for each request; in the fork, run the script, and return for the exit."""
-    import dlt  # noqa: F401 - this is what it is for
-
     prepared = Prepared(LIBRARIES)
-    assert not {"dltobs", "opentelemetry"} & sys.modules.keys()
+    remember_type_hints(prepared.modules)
+    assert not {"dltobs", "dlt", "opentelemetry"} & sys.modules.keys()
     assert threading.active_count() == 1
     gc.collect()
     gc.freeze()  # else the first collection in a fork copies every page
@@ -189,10 +191,13 @@ class Prepared(MetaPathFinder, Loader):
                     importlib.import_module(name)
         finally:
             builtins.__import__ = self._import
-        kept = {"dlt", *sys.stdlib_module_names}
-        added = [name for name in sys.modules if name not in before and name.partition(".")[0] not in kept]
-        self._modules: dict[str, ModuleType] = {name: sys.modules.pop(name) for name in added}
-        self._specs = {name: module.__spec__ for name, module in self._modules.items()}
+        added = [
+            name
+            for name in sys.modules
+            if name not in before and name.partition(".")[0] not in sys.stdlib_module_names
+        ]
+        self.modules: dict[str, ModuleType] = {name: sys.modules.pop(name) for name in added}
+        self._specs = {name: module.__spec__ for name, module in self.modules.items()}
 
     def _record(self, name: str, globals_: Any = None, *others: Any, **named: Any) -> ModuleType:
         """Import, and note which module did."""
@@ -204,7 +209,7 @@ class Prepared(MetaPathFinder, Loader):
 
     def find_spec(self, name: str, path: object = None, target: object = None) -> ModuleSpec | None:
         original = self._specs.get(name)
-        if original is None or name not in self._modules:
+        if original is None or name not in self.modules:
             return None
         spec = ModuleSpec(
             name, self, origin=original.origin, is_package=original.submodule_search_locations is not None
@@ -214,11 +219,11 @@ class Prepared(MetaPathFinder, Loader):
 
     def create_module(self, spec: ModuleSpec) -> ModuleType:
         """Return the module, and put what it has imported into `sys.modules`, as its execution would."""
-        module = self._modules[spec.name]
+        module = self.modules[spec.name]
         names = [spec.name]
         while names:
             name = names.pop()
-            if found := self._modules.pop(name, None):
+            if found := self.modules.pop(name, None):
                 sys.modules.setdefault(name, found)
                 names += [name.rpartition(".")[0], *self._imports[name]]
         return module
@@ -232,6 +237,7 @@ def _run(command: list[str]) -> None:
     main: dict[str, Any] = vars(sys.modules["__main__"])
     for name in ("sys", "forge"):
         del main[name]
+    del sys.modules["forge"], sys.modules["type_hints"]
     sys.path.remove(str(Path(__file__).parent))
     if command[0] == "-c":
         sys.argv = ["-c"]
