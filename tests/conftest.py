@@ -44,8 +44,8 @@ with contextlib.suppress(ImportError):  # beside Prefect it is not installed, no
     from hypothesis import settings
 
     # how long an example takes says more about the machine than about the code
-    settings.register_profile("without deadline", deadline=None)
-    settings.load_profile("without deadline")
+    settings.register_profile("tests", deadline=None, max_examples=30)
+    settings.load_profile("tests")
 
 # a tenth of the suite's time went into looking for cycles among the objects of dlt's modules
 gc.set_threshold(100_000, 20, 50)
