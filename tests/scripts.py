@@ -3,23 +3,18 @@
 from __future__ import annotations
 
 import os
-import re
 import subprocess
 import sys
 import textwrap
 from typing import TYPE_CHECKING
 
-from forge import forge
+import forge
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 SLACK = 3.0
 """Seconds that a busy machine may take on top of a deadline; what hangs in a test does so for longer."""
-
-_FIRST_IMPORTS = re.compile(
-    r"\s*(import (sys|json|os|logging|signal)(, (sys|json|os|logging|signal))*\n|os\.environ.*\n)*import dlt\b"
-)
 
 PRELUDE = """
 import sys, json, os
@@ -53,9 +48,7 @@ def run_script(
     """Run a script in `folder`, with these environment variables and none of dltobs' own or its friends."""
     script = folder / "script.py"
     script.write_text(prelude + textwrap.dedent(source))
-    return run_python(
-        [str(script)], folder, own_variables(folder, **variables), timeout=timeout, prelude=prelude
-    )
+    return run_python([str(script)], folder, own_variables(folder, **variables), timeout=timeout)
 
 
 def own_variables(folder: Path, **variables: str) -> dict[str, str]:
@@ -65,7 +58,7 @@ def own_variables(folder: Path, **variables: str) -> dict[str, str]:
 
 
 def run_python(
-    command: list[str], folder: Path, environment: dict[str, str], *, timeout: float = 60, prelude: str = ""
+    command: list[str], folder: Path, environment: dict[str, str], *, timeout: float = 60
 ) -> subprocess.CompletedProcess[str]:
     """Run Python in a process of its own, and wait for it.
 
@@ -74,27 +67,36 @@ def run_python(
         folder: Where.
         environment: All of it.
         timeout: Seconds.
-        prelude: What the code begins with. If that imports dlt, it may run in a process which has done so.
     """
-    if _may_be_forked(prelude, environment) and (one := forge()).lock.acquire(blocking=False):
+    with start_python(command, folder, environment) as process:
         try:
-            return one.run(command, folder, environment, timeout)
-        finally:
-            one.lock.release()
-    return subprocess.run(
+            output, errors = process.communicate(timeout=timeout)
+        except BaseException:
+            process.kill()
+            raise
+        return subprocess.CompletedProcess(command, process.wait(), output, errors)
+
+
+def start_python(command: list[str], folder: Path, environment: dict[str, str]) -> subprocess.Popen[str]:
+    """Start Python as `run_python()` does, with pipes for its output.
+
+    On Linux that is a fork of a process that has executed dlt and other libraries, which saves most of the time.
+    """
+    if _may_be_forked(environment):
+        return forge.start(command, folder, environment)
+    return subprocess.Popen(
         [sys.executable, *command],
         cwd=folder,
         env=environment,
-        capture_output=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
         text=True,
-        timeout=timeout,
-        check=False,
     )
 
 
-def _may_be_forked(prelude: str, environment: dict[str, str]) -> bool:
+def _may_be_forked(environment: dict[str, str]) -> bool:
     if sys.platform != "linux":  # others have no sockets of the kind that is needed
         return False
     # the interpreter reads these when it starts
     of_python = {name: value for name, value in environment.items() if name.startswith("PYTHON")}
-    return of_python.items() <= os.environ.items() and _FIRST_IMPORTS.match(prelude) is not None
+    return of_python.items() <= os.environ.items()

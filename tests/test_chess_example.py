@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -14,6 +12,7 @@ import duckdb
 import pytest
 
 from chess_server import ChessServer
+from scripts import run_python
 
 EXAMPLE = Path(__file__).parents[1] / "examples" / "chess_production.py"
 PLAYERS = ("magnuscarlsen", "rpragchess")
@@ -35,15 +34,8 @@ def run(
     exit_code: int = 0,
     **variables: str,
 ) -> str:
-    done = subprocess.run(
-        [sys.executable, str(EXAMPLE), "--players", *players],
-        cwd=folder,
-        env={**os.environ, "CHESS_API_URL": chess.url, "CHESS_RETRY_SECONDS": "0.1", **variables},
-        capture_output=True,
-        text=True,
-        timeout=100,
-        check=False,
-    )
+    environment = {**os.environ, "CHESS_API_URL": chess.url, "CHESS_RETRY_SECONDS": "0.1", **variables}
+    done = run_python([str(EXAMPLE), "--players", *players], folder, environment, timeout=100)
     assert done.returncode == exit_code, done.stderr
     return done.stderr
 

@@ -14,6 +14,7 @@ import pytest
 
 import dltobs
 from dltobs._settings.settings import Settings
+from scripts import run_python
 
 ROOT = Path(__file__).parent.parent
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("**/*.md"))]
@@ -30,15 +31,7 @@ def blocks(language: str) -> list[object]:
 
 
 def run(code: str, folder: Path, **environment: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-c", code],
-        cwd=folder,
-        env={**os.environ, **environment},
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+    return run_python(["-c", code], folder, {**os.environ, **environment})
 
 
 def test_every_block_is_of_a_language_that_is_tested():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import logging
+import os
 import re
 import signal
 import stat
@@ -29,7 +30,7 @@ from dltobs._aside import CannotLoadAsideError, target_of
 from dltobs._events import FailedJob, Package, Run, RunFinished, StepFinished
 from dltobs.sinks import ledger_columns, ledger_tables
 from recording import RecordingSink
-from scripts import PRELUDE, run_script
+from scripts import PRELUDE, run_script, start_python
 
 ROOT = Path(__file__).parents[1]
 TABLES = ("jobs", "runs", "schema_changes", "steps", "tables")
@@ -362,6 +363,7 @@ def test_an_open_connection_of_the_users_is_written_to(pipeline):
     assert connection.execute("select outcome from shop_data_dltobs.runs").fetchall() == [("ok",)]
 
 
+@pytest.mark.closes_databases
 def test_the_file_is_free_when_run_returns(pipeline, tmp_path):
     """Another mode of opening would be refused while we hold it."""
     dltobs.configure(ledger=True)
@@ -478,6 +480,7 @@ sys.stdin.read()
 """
 
 
+@pytest.mark.closes_databases
 def test_a_ledger_that_cannot_be_written_is_one_warning_and_is_caught_up(tmp_path, pipeline, caplog):
     """A file that another process has locked; afterwards the ledger has all of it."""
     dltobs.configure(ledger=True)
@@ -653,9 +656,7 @@ def kill_a_run(
 ) -> subprocess.Popen[str]:
     script = folder / "killed.py"
     script.write_text(textwrap.dedent(source))
-    with subprocess.Popen(
-        [sys.executable, str(script)], cwd=folder, stdout=subprocess.PIPE, text=True
-    ) as process:
+    with start_python([str(script)], folder, dict(os.environ)) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == "on\n"
         process.send_signal(by)
@@ -672,6 +673,7 @@ def test_a_run_that_sigterm_ends_is_recorded_as_terminated(tmp_path, ledger):
 
 
 @pytest.mark.long
+@pytest.mark.closes_databases
 def test_the_example_queries_answer_after_ok_failed_retried_and_killed_runs(tmp_path, pipeline, monkeypatch):
     """Of two killed runs, the first is noticed by the next run, the second never ended.
 

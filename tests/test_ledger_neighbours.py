@@ -62,6 +62,7 @@ def search_path_after(pipeline, path, name, wrap, *, saves):
 @pytest.mark.parametrize(
     "wrap", [lambda connection: connection, DuckDbCredentials], ids=["itself", "wrapped"]
 )
+@pytest.mark.closes_databases
 def test_the_users_connection_stays_what_it_is(pipeline, tmp_path, wrap):
     """dlt sets the dataset on the connection that it is given; ours is none that he looks at."""
     before = search_path_after(pipeline, tmp_path / "plain.duckdb", "plain", wrap, saves=False)

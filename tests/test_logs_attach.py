@@ -45,7 +45,7 @@ def pipeline(): return dlt.pipeline("shop", destination="dummy", pipelines_dir="
 def run(script: str, tmp_path, **environment: str) -> subprocess.CompletedProcess[str]:
     """A process of its own; the lines of its stderr are the console."""
     env = {**os.environ, "DLT_DATA_DIR": str(tmp_path / "dlt"), **environment}
-    done = run_python(["-c", PRELUDE + textwrap.dedent(script)], tmp_path, env, prelude=PRELUDE)
+    done = run_python(["-c", PRELUDE + textwrap.dedent(script)], tmp_path, env)
     assert SECRET not in done.stderr
     return done
 

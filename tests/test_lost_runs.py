@@ -49,7 +49,7 @@ pipeline().run(dying())
 
 def run_in(folder: Path, source: str, **variables: str) -> subprocess.CompletedProcess[str]:
     code = PRELUDE + source
-    return run_python(["-c", code], folder, own_variables(folder, **variables), prelude=PRELUDE)
+    return run_python(["-c", code], folder, own_variables(folder, **variables))
 
 
 def kill_a_run(folder: Path, **variables: str) -> Marker:

@@ -20,6 +20,7 @@ import pytest
 
 import dltobs
 from recording import RecordingSink
+from scripts import start_python
 from servers import attributes_of
 
 if TYPE_CHECKING:
@@ -131,14 +132,17 @@ def end_by(
         "DLTOBS__FLUSH_TIMEOUT": str(FLUSH_TIMEOUT),
         **variables,
     }
-    process = subprocess.Popen(
-        [*command, sys.executable, str(script)],
-        cwd=folder,
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    if command:
+        process = subprocess.Popen(
+            [*command, sys.executable, str(script)],
+            cwd=folder,
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+    else:
+        process = start_python([str(script)], folder, environment)
     try:
         _await_ready(process)
         target = _innermost(process.pid) if command else process.pid

@@ -6,8 +6,6 @@ import contextlib
 import json
 import os
 import signal
-import subprocess
-import sys
 import textwrap
 import threading
 import time
@@ -30,7 +28,7 @@ from dltobs.sinks.delivery import Delivery
 from dltobs.sinks.route import Route, Verdict
 from grpc_server import GrpcServer
 from ports import held_port
-from scripts import PRELUDE, WITHOUT_THREADS, run_script
+from scripts import PRELUDE, WITHOUT_THREADS, run_script, start_python
 from servers import OtlpServer, SentryServer, attributes_of
 from slack_server import HOOK_PATH, Reply, SlackServer
 
@@ -218,12 +216,7 @@ def test_processes_that_share_a_spool_deliver_each_file_once(tmp_path, kept, fre
     environment = {**os.environ, **variables, "DLT_DATA_DIR": str(tmp_path / "dlt")}
     ready = tmp_path / "ready"
     ready.mkdir()
-    others = [
-        subprocess.Popen(
-            [sys.executable, "-c", flush], env=environment, cwd=tmp_path, stdout=subprocess.PIPE, text=True
-        )
-        for _ in range(4)
-    ]
+    others = [start_python(["-c", flush], tmp_path, environment) for _ in range(4)]
     wait_for(lambda: len(list(ready.iterdir())) == len(others))
     ready.rename(tmp_path / "begun")
     for one in others:
@@ -241,10 +234,10 @@ def test_what_a_process_was_sending_when_it_was_killed_is_sent_by_the_next(otlp,
     ids = set(spans_of(otlp))
     otlp.requests.clear()
     otlp.status, otlp.delay = 200, 30
-    process = subprocess.Popen(
-        [sys.executable, "-c", "import dltobs, time; dltobs.configure(); time.sleep(60)"],
-        env={**os.environ, "DLTOBS__OTLP_ENDPOINT": otlp.url, "DLTOBS__METRICS": "off"},
-        cwd=tmp_path,
+    process = start_python(
+        ["-c", "import dltobs, time; dltobs.configure(); time.sleep(60)"],
+        tmp_path,
+        {**os.environ, "DLTOBS__OTLP_ENDPOINT": otlp.url, "DLTOBS__METRICS": "off"},
     )
     wait_for(lambda: otlp.requests)
     (name,) = kept()

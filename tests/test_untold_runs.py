@@ -80,7 +80,7 @@ def test_a_run_that_dlt_does_not_tell_the_end_of_is_told_at_shutdown(pipeline):
     dltobs.shutdown()
     assert ends(sink) == [("odd", "failed")]
     assert current_run.get() is None
-    assert not any("dltobs" in repr(module) for module in dlt_trace.TRACKING_MODULES)
+    assert not any("dltobs" in type(module).__module__ for module in dlt_trace.TRACKING_MODULES)
     assert not list((dlt_folder(one) / FOLDER).iterdir())
 
 
