@@ -225,7 +225,7 @@ def _place_of(failure: Failure) -> str:
 
 def _cause_of(failure: Failure) -> str:
     """Return type and message of the root cause in one line; of a signal its name."""
-    message = _one_line(failure.summary)
+    message = _one_line(failure.message)
     if failure.error_type == "Signal":
         return message
     more = f" (and {failure.more:,} more)" if failure.more else ""
