@@ -16,7 +16,7 @@ from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 from requests.utils import requote_uri
 
-from dltobs._redaction.decoding import QUOTED_BYTES, decodings
+from dltobs._redaction.decoding import decodings
 from dltobs._redaction.encodings import (
     MIN_LENGTH,
     base64_forms,
@@ -290,7 +290,7 @@ def test_positions_rise_whatever_the_text(text):
 @example(text="100% of 5%")
 @example(text="%41")
 def test_a_text_without_codes_is_not_decoded(text):
-    has_codes = any(literal in text for literal in (*QUOTED_BYTES, "\\", "&"))
+    has_codes = re.search(r"%[0-9A-Fa-f]{2}|\\|&", text) is not None
     assert has_codes or not list(decodings(text))
 
 

@@ -289,6 +289,17 @@ def test_names_of_secret_fields_do_not_touch_own_keys():
     assert line["file_path"] == "***"
 
 
+def test_what_stands_below_a_secret_name_in_an_extra_field_is_withheld_and_the_rest_is_not():
+    extra = {
+        "credentials": {"host": "db", "nested": [{"x": "y"}]},
+        "login": {"password_changed_at": "2024-05-01", "has_password": "yes", "next_page_token": "p2"},
+    }
+    line = line_of("Loading table tokens: started", extra=extra)
+    assert line["credentials"] == {"host": "***", "nested": [{"x": "***"}]}
+    assert line["login"] == extra["login"]
+    assert line["message"] == "Loading table tokens: started"
+
+
 def test_extra_fields_that_bear_the_name_of_a_key_stand_beside_it(in_run):
     extra = {
         "level": "mine",

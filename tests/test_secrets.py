@@ -30,12 +30,14 @@ from dlt.common.configuration.specs.config_section_context import ConfigSectionC
 from dlt.common.configuration.utils import TraceLogContext
 from dlt.common.destination.capabilities import DestinationCapabilitiesContext
 from dlt.common.typing import TSecretStrValue, TSecretValue
+from dlt.pipeline.exceptions import PipelineStepFailed
 from dlt.sources.helpers.rest_client.auth import APIKeyAuth, BearerTokenAuth, HttpBasicAuth
 
 import dltobs
 from dltobs import Redactor, _state
 from dltobs._redaction.learner import SecretLearner
 from dltobs._redaction.secrets import secrets_in
+from recording import RecordingSink
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -320,13 +322,34 @@ def test_what_is_asked_of_dlt_secrets_is_learned(learned, monkeypatch, ask):
 def test_a_whole_section_of_dlt_secrets_is_learned_without_hosts_and_user_names(learned, tmp_path):
     (tmp_path / ".dlt").mkdir()
     (tmp_path / ".dlt" / "secrets.toml").write_text(
-        '[db.credentials]\nhost = "db.example.com"\nusername = "loader_user"\npassword = "hunter2"\nx = "opaque"\n'
+        '[db.credentials]\nhost = "db.example.com"\nusername = "loader_user"\npassword = "hunter2"\n'
+        'aws_secret_access_key = "opaque"\n[db.credentials.query]\nsslmode = "require"\napplication_name = "orders"\n'
     )
     assert dlt.secrets["db.credentials"]["password"] == "hunter2"
     assert dlt.secrets.get("db.credentials.host", str) == "db.example.com"
     assert dlt.secrets.get("db.nothing") is None
+    assert dlt.secrets["db"]["credentials"]["password"] == "hunter2"
     assert hidden(learned, "hunter2", "opaque")
-    assert shown(learned, "db.example.com", "loader_user")
+    assert shown(
+        learned, "db.example.com", "loader_user", "SSL is required", "require", "orders_archive", "orders"
+    )
+
+
+def test_plain_settings_in_credentials_of_a_resource_are_no_secrets(learned, tmp_path):
+    """Only what has the name of a secret is one there, whatever the resource hints."""
+    (tmp_path / ".dlt").mkdir()
+    (tmp_path / ".dlt" / "secrets.toml").write_text(
+        '[credentials]\npassword = "pl4nted"\ndatabase = "shopping"\noption = "require"\n'
+        '[credentials.connect_args]\nsslmode = "verify-full"\ntoken = "pl4nted-token"\n'
+    )
+
+    @dlt.resource
+    def orders(credentials: TSecretValue = dlt.secrets.value):
+        yield {"id": 1}
+
+    list(orders())
+    assert hidden(learned, "pl4nted", "pl4nted-token")
+    assert shown(learned, "SSL is required", "require", "shopping", "verify-full")
 
 
 def test_what_is_asked_of_dlt_config_is_no_secret_but_by_its_name(learned, monkeypatch):
@@ -644,3 +667,95 @@ def test_fields_are_set_by_dlt_alone_again_after_detach(attach):
     made = attach()
     made.learner.detach()
     assert vars(BaseConfiguration).get("__setattr__") is before
+
+
+def test_a_password_that_is_a_word_renames_nothing(monkeypatch, pipeline, caplog):
+    """Pipeline, dataset, resource, table and file keep their names, and one warning says why."""
+    monkeypatch.setenv("SOURCES__SHOP__PASSWORD", "analytics")
+    sink = RecordingSink()
+    dltobs.configure(sinks=[sink], console="off")
+
+    @dlt.source(name="shop")
+    def shop(password: str = dlt.secrets.value):
+        @dlt.resource(name="analytics_events")
+        def events():
+            yield {"id": 1}
+            message = f'relation "analytics.events" in /srv/analytics/etl.py: password={password}'
+            raise ValueError(message)
+
+        return events
+
+    for _ in range(2):
+        with pytest.raises(PipelineStepFailed):
+            pipeline("shop", dataset_name="analytics_data").run(shop())
+    failure = sink.runs[-1].failure
+    assert failure.resource == "analytics_events"
+    assert failure.message == 'relation "analytics.events" in /srv/analytics/etl.py: password=***'
+    warnings = [record.message for record in caplog.records if "ordinary word" in record.message]
+    assert len(warnings) == 1
+    assert "analytics" not in warnings[0]
+
+
+def test_a_word_that_no_name_of_the_run_contains_is_redacted(monkeypatch, pipeline, caplog):
+    monkeypatch.setenv("SOURCES__SHOP__PASSWORD", "analytics")
+    sink = RecordingSink()
+    dltobs.configure(sinks=[sink], console="off")
+
+    @dlt.source(name="shop")
+    def shop(password: str = dlt.secrets.value):
+        @dlt.resource
+        def events():
+            message = f"wrong: {password}"
+            raise ValueError(message)
+            yield
+
+        return events
+
+    with pytest.raises(PipelineStepFailed):
+        pipeline("shop", dataset_name="analyticsdata").run(shop())
+    assert sink.run.failure.message == "wrong: ***"
+    assert not [record for record in caplog.records if "ordinary word" in record.message]
+
+
+def test_only_words_are_left_for_a_name():
+    """What has a digit is no ordinary word, whatever is called by it."""
+    redactor = Redactor(["hunter2-secret", "shop_data", "events"])
+    assert not redactor.keep_names("hunter2-secret", "shop_data_2", "/srv/app")
+    assert redactor.text("hunter2-secret shop_data events") == "*** *** ***"
+    before = redactor.size
+    assert redactor.keep_names("shop_data", "/srv/events/etl.py")
+    assert redactor.size > before
+    assert redactor.text("hunter2-secret shop_data events") == "*** shop_data events"
+    assert redactor.values == {"hunter2-secret"}
+    redactor.add("weekly")
+    assert redactor.text("weekly") == "***"
+    redactor.keep_names("report_weekly.sql")
+    assert redactor.text("weekly password=weekly") == "weekly password=***"
+    learned_later = Redactor()
+    learned_later.keep_names("report_weekly.sql")
+    learned_later.add("weekly")
+    assert learned_later.text("weekly") == "weekly"
+
+
+def test_what_duckdb_leaves_of_a_secret_that_it_abbreviates_is_not_in_the_failure(monkeypatch, pipeline):
+    secret = "Zk4q9Tw1bN7xUe2RmLs8VhCy3GdKf6JpQa5WoXiE0BtHz9Mv2Ycr8Ln4Pu6Ds1Fj"
+    monkeypatch.setenv("API_KEY", secret)
+    sink = RecordingSink()
+    dltobs.configure(sinks=[sink], console="off")
+
+    @dlt.resource
+    def orders(api_key: str = dlt.secrets.value):
+        import duckdb
+
+        yield {"id": 1}
+        # a comma is missing after the secret
+        duckdb.sql(
+            "CREATE SECRET lake (TYPE S3, KEY_ID 'k', REGION 'eu-central-1', ENDPOINT 's3.example.com', "
+            f"URL_STYLE 'path', SECRET '{api_key}' USE_SSL false, SCOPE 's3://bucket/path/to/somewhere')"
+        )
+
+    with pytest.raises(PipelineStepFailed):
+        pipeline("shop").run(orders())
+    told = repr(sink.run)
+    assert "LINE 1" in told
+    assert not [piece for at in range(len(secret) - 7) if (piece := secret[at : at + 8]) in told]

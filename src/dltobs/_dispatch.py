@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeVar, runtime_checkable
 
 from dltobs._cut import MESSAGE
-from dltobs._events import RunFinished, StepFinished
+from dltobs._events import RunFinished, StepFinished, UncaughtError
 from dltobs._process.interrupts import is_raised_by_handler
 
 if TYPE_CHECKING:
@@ -77,6 +78,7 @@ class Dispatcher:
         """Redact and deliver. Of an event that cannot be redacted, the texts are withheld."""
         if not self._sinks:
             return
+        self._keep_names(event)
         clean = self._clean_run(event) if isinstance(event, RunFinished) else self._clean(event)
         if isinstance(event, StepFinished) and isinstance(clean, StepFinished):
             steps = self._steps.setdefault(event.run.transaction_id, {})
@@ -99,6 +101,8 @@ class Dispatcher:
         others: it is slow. One that has taken none hangs, and nobody waits for it, if there is another that
         does not.
         """
+        for event in events:
+            self._keep_names(event)
         clean = [self._clean_run(event) for event in events]
         told: list[set[str]] = [set() for _ in self._sinks]
 
@@ -127,6 +131,15 @@ class Dispatcher:
             # one sink's failure is not another's, nor the run's
             self._warner.internal_error(f"sink {type(sink).__name__}", error)
 
+    def _keep_names(self, event: Event) -> None:
+        """Have the names of the run stay, though a weak password be one of their words."""
+        if self._redactor.keep_names(*_names_in(event)):
+            self._warner.warn(
+                "secrets",
+                "a secret of this run is an ordinary word that is also part of the name of a pipeline, "
+                "dataset, resource, table or file: the word is not redacted; choose another password",
+            )
+
     def _clean(self, event: E) -> E:
         try:
             return self._redactor.redact(event, MESSAGE)
@@ -150,3 +163,21 @@ class Dispatcher:
             steps=tuple(steps[id(step)] for step in event.steps),
             failed_step=None if failed is None else steps.get(id(failed)) or clean_step(failed),
         )
+
+
+def _names_in(event: Event) -> set[str]:
+    """Return what dlt, and the files of the user's code, are called by in an event."""
+    run = event if isinstance(event, UncaughtError) else event.run
+    names = {run.pipeline, run.dataset, run.destination_name, run.destination_type, run.working_dir}
+    names.update(sys.argv[:1])
+    if isinstance(event, StepFinished):
+        names.add(event.step)
+        names.update(table.name for table in event.tables)
+        names.update(resource.name for resource in event.resources)
+        names.update(one.schema for one in event.packages)
+        names.update(job.table for job in event.load_jobs)
+    failure = event.failure if isinstance(event, (StepFinished, RunFinished, UncaughtError)) else None
+    if failure is not None:
+        names |= {failure.resource, failure.table}
+        names.update(frame.path for one in failure.chain for frame in one.frames)
+    return {name for name in names if isinstance(name, str)}

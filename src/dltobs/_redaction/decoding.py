@@ -7,47 +7,56 @@ forms of the secrets need not foresee them all.
 from __future__ import annotations
 
 from bisect import bisect_right
+from functools import lru_cache
 from html.entities import html5  # here, not where it is used: importing takes a lock, and redacting none
+from itertools import accumulate
 from typing import TYPE_CHECKING, NamedTuple
 
 from dltobs._redaction.lazy import lazy
 
 if TYPE_CHECKING:
+    import re
     from collections.abc import Callable, Iterator
 
-    Codes = Iterator[tuple[int, int, str]]
-
-QUOTED_BYTES = tuple(
-    f"%{high}{low}" for high in "01234567" for low in "0123456789ABCDEFabcdef"
-) + tuple(f"%{high}" for high in "89ABCDEFabcdef")  # fmt: skip
-"""One of these stands in every text with URL quoting."""
-
 _MAX_DEPTH = 4
-_HEX2 = "[0-9A-Fa-f]{2}"
-_HEX4 = "[0-9A-Fa-f]{4}"
-_QUOTED_RUN = lazy(f"(?:%{_HEX2})+")
-_TELLING_ESCAPE = lazy(rf"\\u(?!001b){_HEX4}|\\x(?!1b){_HEX2}")  # colours say nothing
-_PAIR = rf"u[Dd][89ABab]{_HEX2}\\u[Dd][C-Fc-f]{_HEX2}"
-_ESCAPE = lazy(rf"\\(?:{_PAIR}|u{_HEX4}|[\"'\\/bfnrt])|(?:\\x{_HEX2})+")
-_ENTITY = lazy(r"&(?:#[0-9]{1,8}|#[Xx][0-9A-Fa-f]{1,8}|[A-Za-z][0-9A-Za-z]{1,31});")
+_HEX = "[0-9A-Fa-f]"
+
+
+def _one_character(mark: str) -> str:
+    """Return the expression for the bytes of one character in UTF-8, else for one byte of Latin-1."""
+    byte, rest = f"{mark}{_HEX}{{2}}", f"{mark}[89ABab]{_HEX}"
+    return (
+        f"(?:{mark}[Cc][2-9A-Fa-f]|{mark}[Dd]{_HEX}){rest}"
+        f"|(?:{mark}[Ee]0{mark}[ABab]|{mark}[Ee][Dd]{mark}[89]){_HEX}{rest}|{mark}[Ee][1-9A-Ca-cEeFf](?:{rest}){{2}}"
+        f"|(?:{mark}[Ff]0{mark}[9ABab]|{mark}[Ff]4{mark}8){_HEX}(?:{rest}){{2}}|{mark}[Ff][1-3](?:{rest}){{3}}"
+        f"|{byte}"
+    )
+
+
+_QUOTED_SIGN = lazy(f"%{_HEX}{{2}}")
+_ESCAPE_SIGN = lazy(rf"\\(?:u(?!001b){_HEX}{{4}}|x(?!1b){_HEX}{{2}})")  # colours say nothing
+_PAIR = rf"u[Dd][89ABab]{_HEX}{{2}}\\u[Dd][C-Fc-f]{_HEX}{{2}}"
+_QUOTED = lazy(f"({_one_character('%')})")
+_BYTES = _one_character(r"\\x")
+_ESCAPE = lazy(rf"(\\(?:{_PAIR}|u{_HEX}{{4}}|[\"'\\/bfnrt])|{_BYTES})")
+_ENTITY = lazy(r"(&(?:#[0-9]{1,8}|#[Xx][0-9A-Fa-f]{1,8}|[A-Za-z][0-9A-Za-z]{1,31});)")
 _CUT_CODE = lazy(r"(?:%[0-9A-Fa-f]?|\\{1,8}(?:u[0-9A-Fa-f]{0,3}|x[0-9A-Fa-f]?)?|&[#0-9A-Za-z]*)\Z")
 _MAX_CODE = 34
 _SHORT_ESCAPES = {"b": "\b", "f": "\f", "n": "\n", "r": "\r", "t": "\t"}
-_LATIN_1 = range(0xDC80, 0xDD00)
 _CODE_POINTS = range(0x110000)
 
 
 class Coding(NamedTuple):
     """One way to write characters as others.
 
-    `literals`, `starts` and `needs` tell, as those of a `Rule` do, whether a text may hold any; `codes`
-    gives what stands for characters: its start, its end and the character.
+    `mark` stands in each code. `pattern` matches the code of one character in its only group, `character`
+    decodes it. A match of `sign` makes it worth while to undo the coding.
     """
 
-    literals: tuple[str, ...]
-    codes: Callable[[str], Codes]
-    starts: Callable[[str, int], object] = lambda _text, _start: True
-    needs: str = ""
+    mark: str
+    sign: re.Pattern[str]
+    pattern: re.Pattern[str]
+    character: Callable[[str], str]
 
 
 def decodings(text: str) -> Iterator[tuple[str, Callable[[int], int]]]:
@@ -71,21 +80,19 @@ def decodings(text: str) -> Iterator[tuple[str, Callable[[int], int]]]:
 
 
 def decoded(text: str, coding: Coding) -> tuple[str, Callable[[int], int]]:
-    """The text with one coding undone once, and what leads from a position in it to the one in `text`."""
-    parts: list[str] = []
-    decoded_at, coded_at = [0], [0]
-    length = position = 0
-    for start, end, character in coding.codes(text):
-        parts += text[position:start], character
-        length += start - position + 1
-        position = end
-        decoded_at.append(length)
-        coded_at.append(end)
-    if not parts:
+    """Return the text with one coding undone once, and what leads from a position in it to that in `text`."""
+    codes = coding.pattern.split(text) if coding.mark in text else ()
+    if len(codes) <= 1:
         return text, int
-    parts.append(text[position:])
+    parts = list(codes)
+    parts[1::2] = map(coding.character, parts[1::2])
+    # most decoded texts hold no secret: where their parts lie is asked for seldom
+    marks: list[list[int]] = []
 
     def to_coded(index: int) -> int:
+        if not marks:
+            marks.extend([0, *accumulate(map(len, some))] for some in (parts, codes))
+        decoded_at, coded_at = marks
         mark = bisect_right(decoded_at, index) - 1
         return coded_at[mark] + index - decoded_at[mark]
 
@@ -98,71 +105,48 @@ def without_cut_code(text: str) -> str:
     return text[: cut.start()] if cut else text
 
 
-def is_quoted(text: str) -> bool:
-    """Whether there is URL quoting in the text."""
-    return "%" in text and _QUOTED_RUN.search(text) is not None
+def is_coded(text: str) -> bool:
+    """Return whether one of the codings may be in use in the text."""
+    return ("%" in text or "\\" in text or "&" in text) and any(one.sign.search(text) for one in CODINGS)
 
 
 def _composed(outer: Callable[[int], int], inner: Callable[[int], int]) -> Callable[[int], int]:
     return lambda index: outer(inner(index))
 
 
-def _quoted(text: str) -> Codes:
-    if "%" not in text:
-        return
-    for run in _QUOTED_RUN.finditer(text):
-        yield from _characters(run[0], run.start(), "%")
+@lru_cache(maxsize=4096)
+def _quoted(code: str) -> str:
+    return _of_bytes(code.replace("%", ""))
 
 
-def _characters(run: str, start: int, mark: str) -> Codes:
-    """What bytes that are written as two digits behind a mark stand for: in UTF-8, else in Latin-1."""
-    for character in bytes.fromhex(run.replace(mark, "")).decode("utf-8", "surrogateescape"):
-        is_latin_1 = ord(character) in _LATIN_1
-        count = 1 if is_latin_1 else len(character.encode("utf-8"))
-        end = start + count * (len(mark) + 2)
-        yield start, end, chr(ord(character) - 0xDC00) if is_latin_1 else character
-        start = end
+@lru_cache(maxsize=4096)
+def _escaped(code: str) -> str:
+    if code[1] == "x":
+        return _of_bytes(code.replace("\\x", ""))
+    if code[1] == "u":
+        return bytes.fromhex(code.replace("\\u", "")).decode("utf-16-be", "surrogatepass")
+    return _SHORT_ESCAPES.get(code[1], code[1])
 
 
-def _escaped(text: str) -> Codes:
-    if "\\" not in text:
-        return
-    for escape in _ESCAPE.finditer(text):
-        code = escape[0]
-        if code[1] == "x":
-            yield from _characters(code, escape.start(), "\\x")
-        elif code[1] == "u":
-            units = bytes.fromhex(code.replace("\\u", ""))
-            yield escape.start(), escape.end(), units.decode("utf-16-be", "surrogatepass")
-        else:
-            yield escape.start(), escape.end(), _SHORT_ESCAPES.get(code[1], code[1])
+def _of_bytes(digits: str) -> str:
+    data = bytes.fromhex(digits)
+    return data.decode("latin-1" if len(data) == 1 else "utf-8")
 
 
-def _entities(text: str) -> Codes:
-    if "&" not in text or ";" not in text:
-        return
-    for entity in _ENTITY.finditer(text):
-        name = entity[0][1:]
-        if name[0] != "#":
-            character = html5.get(name, "")
-        else:
-            number = int(name[2:-1], 16) if name[1] in "Xx" else int(name[1:-1])
-            character = chr(number) if number in _CODE_POINTS else ""
-        if len(character) == 1:
-            yield entity.start(), entity.end(), character
+@lru_cache(maxsize=4096)
+def _entity(code: str) -> str:
+    name = code[1:]
+    if name[0] != "#":
+        character = html5.get(name, "")
+    else:
+        number = int(name[2:-1], 16) if name[1] in "Xx" else int(name[1:-1])
+        character = chr(number) if number in _CODE_POINTS else ""
+    return character if len(character) == 1 else code
 
 
-def _starts_escape(text: str, start: int) -> object:
-    return _TELLING_ESCAPE.match(text, start)
-
-
-def _starts_entity(text: str, start: int) -> object:
-    return _ENTITY.match(text, start)
-
-
-QUOTING = Coding(QUOTED_BYTES, _quoted)
+QUOTING = Coding("%", _QUOTED_SIGN, _QUOTED, _quoted)
 CODINGS = (
     QUOTING,
-    Coding(("\\u", "\\x"), _escaped, _starts_escape),
-    Coding(("&",), _entities, _starts_entity, needs=";"),
+    Coding("\\", _ESCAPE_SIGN, _ESCAPE, _escaped),
+    Coding("&", _ENTITY, _ENTITY, _entity),
 )

@@ -7,7 +7,7 @@ import json
 from itertools import chain
 from typing import TYPE_CHECKING
 
-from dltobs._redaction.decoding import QUOTING, decoded, is_quoted
+from dltobs._redaction.decoding import QUOTING, decoded
 from dltobs._redaction.lazy import lazy
 
 if TYPE_CHECKING:
@@ -63,6 +63,15 @@ def base64_forms(secret: str) -> set[str]:
     return {form for form in forms if len(form) >= MIN_LENGTH}
 
 
+def quoted_forms(secret: str) -> set[str]:
+    """Return the single lines of the secret as they are, and as they stand between quotes."""
+    if _is_json_object(secret):
+        return set()
+    lines = {line for line in _texts(secret) if len(line.splitlines()) == 1}
+    forms = [(line, _json_escaped(line)[0], _without_quotes(repr(f"{line}'\""))) for line in lines]
+    return _searchable(set(chain.from_iterable(forms)))
+
+
 def with_border(text: str, start: int, end: int) -> tuple[int, int]:
     """A base64 hit with the characters beside it, which hold bits of the secret, and the padding."""
     after = _BASE64_AFTER.match(text, end)
@@ -88,7 +97,7 @@ def _searchable(forms: set[str]) -> set[str]:
 def _texts(secret: str) -> Iterator[str]:
     yield secret
     yield secret.strip()
-    if is_quoted(secret):
+    if QUOTING.sign.search(secret):
         yield decoded(secret, QUOTING)[0]  # HTTP libraries normalise the quoting that they are given
     if _is_json_object(secret):
         return  # lines such as `"type": "service_account",` are no secrets; those in it are learned by name

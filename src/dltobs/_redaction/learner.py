@@ -22,6 +22,7 @@ from dltobs._redaction.secrets import (
     in_credentials,
     in_trace,
     is_credentials,
+    is_section,
     secret_fields,
     secrets_in,
 )
@@ -232,4 +233,4 @@ def _looked_up(trace: Any) -> Iterator[str]:
                 if isinstance(value, str) and trace.key == "credentials":
                     yield from in_credentials(value, names_a_location=FILE.fullmatch(value) is not None)
                 else:
-                    yield from secrets_in(value)
+                    yield from secrets_in(value, whole=not is_section(trace.key, value))

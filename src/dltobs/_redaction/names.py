@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 import re
+import string
 from typing import TYPE_CHECKING
 
 from dltobs._redaction.lazy import lazy
-from dltobs._redaction.patterns import MARKER, Rule, cut
+from dltobs._redaction.patterns import MARKER, Rule
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
 
 _KEY_STEMS = (
     "password", "passwd", "passphrase", "pass", "pwd", "secret", "token", "credential", "cookie", "signature",
@@ -24,23 +26,41 @@ _WHOLE_WORDS = {
     "token": r"(?<!unexpected )token",
 }
 _HARMLESS = lazy(
-    r"(?:(?<!hook)(?<!hook[_\-.])(?:url|uri|endpoint)|(?<=token)iz\w*"
-    r"|(?:type|file|path|name|count|length|size|limit|column|field|version|ttl|expir\w*|toml|policy)s?)$",
+    r"(?:(?<!hook)(?<!hook[_\-.])(?:url|uri|endpoint)|(?<=token)iz\w*|(?:expir|secretar)\w*|(?<=cookie)cutter"
+    r"|(?:type|kind|file|path|dir|folder|name|count|length|size|limit|column|field|version|ttl|toml|policy|policie"
+    r"|status|statu|state|date|time|timestamp|day|age|since|until|enabled|disabled|required|valid|invalid|verified"
+    r"|changed|updated|created|refreshed|rotated|exist|missing|present|less|algorithm|alg|method|mode|scheme|format"
+    r"|provider|issuer|audience|scope|manager|store|domain|consent|attempt|strength|usage|bucket|rate|index|position"
+    r"|offset|flag|table|schema|dataset|resource|description|title|label|error|exception|warning|expired|failure"
+    r"|denied|revoked|mismatch|arn)s?"
+    r"|\.(?:parquet|jsonl?|csv|insert_values|sql|reference|gz|py|ya?ml|ini|txt|log|duckdb)"
+    r"|[_\-.](?:at|on|by|in)|(?-i:[a-z](?:At|On|By|In))"
+    r"|(?:page|next|prev(?:ious)?|continuation|pagination|cursor|sync|delta|skip|scroll|resume)[_\-.]?token)\Z"
+    r"|\A-{0,2}(?:(?:has|is|was|needs?|requires?|no|num|max|min|total|should|can|must|allow|enable|disable"
+    r"|show|hide)[_\-]|(?-i:(?:has|is|was|needs|requires|num|max|min|should|can|must|allow"
+    r"|Invalid|Expired|Missing|Wrong|Bad|No|Unknown|Malformed)(?=[A-Z])))",
     re.IGNORECASE,
 )
-"""What a name ends in that speaks of a secret without holding one: `token_url`, `secrets.toml`."""
+"""Names that speak of a secret without holding one: `token_url`, `password_changed_at`, `next_page_token`."""
 
 _PROSE = lazy(r"(?:credential|signature|(?<![a-z])pass(?![a-z]))", re.IGNORECASE)
+_SEVERAL = lazy(r"(?:token|password|secret|cookie)s\Z", re.IGNORECASE)
+_OBJECTS = frozenset(
+    {
+        "column", "dataset", "field", "index", "job", "pipeline", "relation", "resource", "schema", "source",
+        "table", "view",
+    }
+)  # fmt: skip
+"""What stands before a name that is one of the user's things: `Loading table tokens: started`."""
 _NOT_PROSE = lazy(r".*\d|.{16}|.*://", re.DOTALL)
 _NUMERIC_KEYS = lazy(r"(?:password|passwd|passphrase|pwd|secret|api[_\-]?key)$", re.IGNORECASE)
-_NUMBER = lazy(r"[+\-]?\d[\d_.]*(?:e[+\-]?\d+)?", re.IGNORECASE)
+_NUMBER = lazy(r"[+\-]?\d[\d_.,]*(?:e[+\-]?\d+|[kmg%])?", re.IGNORECASE)
 _NOTHING = frozenset({"none", "null", "true", "false", MARKER})
 _CODE = lazy(
     r"(?:str|bytes|int|bool|float|Any|Optional|Union|TSecret\w*)(?:\[.*)?"
-    r"|(?:dlt\.(?:secrets|config)|os\.(?:environ|getenv)|self\.)[\w.\[(]*"
+    r"|(?:dlt\.(?:secrets|config)|os\.(?:environ|getenv)|self\.)[\w.\[(]*|arn:aws[\w:/.\-]*"
 )
 
-_FLAG = lazy(r"(?:^|[\s\"'\[(,])--[\w\-]*$")
 _QUOTE = lazy(r"""[bBrRuUfF]{0,2}(?P<slashes>\\{0,32})(?P<mark>["'`])""")
 _LIST = lazy(r"""[\[(]([^\[\](){}\n]{1,4000})[\])]""")
 _IN_CODE = lazy(
@@ -48,17 +68,32 @@ _IN_CODE = lazy(
     r"|[A-Za-z_][\w.]{0,64}\()(?=[bBrRuUfF]{0,2}[\"'])"
 )
 """What may stand between name and value in a line of code: `password: str = "…"`, `token = str("…")`."""
+_MARKED = lazy(r"""["'`]?\*\*\*(?:["'`\s,;&)}\]]|\Z)""")
+_CLOSING = {mark: lazy(rf"(?<!\\)(\\*){mark}|\n") for mark in "\"'`"}
 _NOWHERE = (0, 0)
 _MAX_KNOWN, _MAX_KNOWN_LENGTH = 4096, 128
 _ODBC_NAMES = frozenset({"pwd", "password"})
 _BRACES = lazy(r"\{[^}\n]{0,128}(?:\}\}[^}\n]{0,128}){0,8}\}")
-_INSIDE = r"""[^\s"'`,;&)}\]\\<>]|\\(?!\\{0,8}[nrt"'])|[,;&](?![\s,;&]|\Z|[\w.\-]{1,64}\s?[=:])"""
+_INSIDE = r"""[^\s"'`,;:&)}\]\\<>]|\\(?!\\{0,8}[nrt"'])|:(?!\s|\Z)|[,;&](?![\s,;&]|\Z|[\w.\-]{1,64}\s?[=:])"""
 """A separator belongs to a value where neither a space nor the next assignment follows."""
 
 _WORD = rf"""(?![({{\[,;&])(?:{_INSIDE})+"""
 _BARE = lazy(rf"(?:(?:bearer|basic|digest)[ \t]+)?{_WORD}", re.IGNORECASE)
 _HEADER = lazy(rf"(?:[a-z][\w\-]{{0,40}}[ \t]+)?{_WORD}", re.IGNORECASE)
 _COOKIES = lazy(r"""[^\r\n"'\\]+""")
+
+
+_WORD_CHARACTERS = f"{string.ascii_letters}{string.digits}_-"
+_QUERY_NAME = lazy(
+    r"password|passwd|passphrase|secret|token|credential|signature|jwt|hmac|assertion"
+    r"|(?:api|app|access|account|auth|private|subscription|functions|license)[_\-]?key"
+    r"|(?<![a-z])(?:sig|auth|pass|pwd|session|session_?id|sid)\Z|\A(?:code|key)\Z",
+    re.IGNORECASE,
+)
+_QUERY = lazy(r"[?&]([\w.%\[\]\-]{1,140})=")
+_QUERY_VALUE = lazy(r"""(?:[^&#\s"'<>\\:;,.)\]]|[:;,.)\]]+(?![\s"'<>\\:;,.)\]]|\Z))+""")
+_MIN_CODE = 16
+"""Of the codes in a query (`?code=`), those that are shorter are countries, currencies, products."""
 
 
 def _cases(literal: str) -> set[str]:
@@ -96,7 +131,7 @@ class KeyNames:
             re.IGNORECASE,
         )
         literals = {case for literal in (*_KEY_STEMS, *names) for case in _cases(literal)}
-        self.rule = Rule(tuple(sorted(literals)), self.apply, self._assignment.match)
+        self.rules = (Rule(tuple(sorted(literals)), self._assigned), Rule(("?", "&"), _in_queries))
 
     def covers_texts(self, name: str) -> bool:
         """As `covers()` for a text; remembered, as the same names come again and again."""
@@ -122,24 +157,37 @@ class KeyNames:
             return bool(_NUMERIC_KEYS.search(name))
         return bool(self._name.search(name)) and not _HARMLESS.search(name)
 
-    def apply(self, text: str) -> str:
-        """The text without the values that follow such a name: `password=…`, `"token": "…"`."""
-        spans: list[tuple[int, int]] = []
+    def _assigned(self, text: str, starts: list[int]) -> Iterator[tuple[int, int]]:
+        """Yield where the values stand that follow such a name: `password=…`, `"token": "…"`."""
         cursor = 0
-        while match := self._assignment.search(text, cursor):
-            start, end = self._value(text, match)
-            if start < end:
-                spans.append((start, end))
-            cursor = max(end, match.end("name"))
-        return cut(text, spans)
+        for start in starts:
+            if start < cursor or not (match := self._assignment.match(text, start)):
+                continue
+            cursor = match.end("name")
+            if _MARKED.match(text, match.end()):
+                continue
+            span = self._value(text, match)
+            yield span
+            cursor = max(span[1], cursor)
+
+    def are_in(self, text: str, starts: Iterable[int]) -> bool:
+        """Return whether something is assigned to such a name; it may be more than a text, as in JSON."""
+        matches = (self._assignment.match(text, start) for start in starts)
+        return any(
+            match
+            and not match["gap"].isspace()
+            and self.covers_texts(_before(text, match)[0] + match["name"])
+            for match in matches
+        )
 
     def _value(self, text: str, match: re.Match[str]) -> tuple[int, int]:
         """Where the value of an assignment stands; nowhere if it is no secret."""
         name, start = match["name"], match.end()
-        before = text[max(0, match.start() - 66) : match.start()]
+        word, before = _before(text, match)
         is_sql = name.isupper() and text.startswith("'", start)
-        is_assigned = not match["gap"].isspace() or is_sql or _FLAG.search(before)
-        if not is_assigned or not self.covers(name, ""):
+        is_assigned = not match["gap"].isspace() or is_sql or word.startswith("--")
+        is_arn = match["gap"] == ":" and not word and before.endswith(":")
+        if not is_assigned or is_arn or not self.covers_texts(word + name):
             return _NOWHERE
         code = _IN_CODE.match(text, start)
         if code is not None and (code["annotation"] is None or ":" in match["gap"]):
@@ -153,9 +201,9 @@ class KeyNames:
             return several.span(1) if has_text and not _PROSE.search(name) else _NOWHERE
         if name.lower() in _ODBC_NAMES and (braced := _BRACES.match(text, start)) and ":" not in braced[0]:
             return braced.span()
-        return self._bare_value(text, match)
+        return self._bare_value(text, match, before)
 
-    def _bare_value(self, text: str, match: re.Match[str]) -> tuple[int, int]:
+    def _bare_value(self, text: str, match: re.Match[str], before: str) -> tuple[int, int]:
         name, start = match["name"], match.end()
         lower = name.lower()
         if "cookie" in lower and ":" in match["gap"]:
@@ -176,9 +224,43 @@ class KeyNames:
             or _is_call(value, text[bare.end() : bare.end() + 2])
             or _CODE.fullmatch(value)
             or (_NUMBER.fullmatch(value) and not self.covers(name, 0))
-            or (_PROSE.search(name) and not _NOT_PROSE.match(value))
+            or (_may_be_prose(name, before) and not _NOT_PROSE.match(value))
         )
         return _NOWHERE if is_harmless else bare.span()
+
+
+def _before(text: str, match: re.Match[str]) -> tuple[str, str]:
+    """Return the beginning of the word in which a match begins, and what stands before the word."""
+    return _last_word(text[max(0, match.start() - 80) : match.start()])
+
+
+def _last_word(text: str) -> tuple[str, str]:
+    """Return the word at the end of the text, which may be empty, and what stands before it."""
+    before = text.rstrip(_WORD_CHARACTERS)
+    return text[len(before) :], before
+
+
+def _may_be_prose(name: str, before: str) -> bool:
+    """Return whether words behind `name:` may be prose, as in `Loading table token: started`."""
+    word, _ = _last_word(before.rstrip(" \t\"'`"))
+    is_object = word.lower().removesuffix("s") in _OBJECTS
+    return is_object or bool(_PROSE.search(name) or _SEVERAL.search(name))
+
+
+def _in_queries(text: str, starts: list[int]) -> Iterator[tuple[int, int]]:
+    """Yield where the values of secret names stand in the queries of URLs."""
+    for start in starts:
+        name = _QUERY.match(text, start)
+        if name is None or not _is_secret_in_query(name[1]):
+            continue
+        value = _QUERY_VALUE.match(text, name.end())
+        if value and (name[1].lower() != "code" or len(value[0]) >= _MIN_CODE):
+            yield value.span()
+
+
+@functools.lru_cache(maxsize=1024)
+def _is_secret_in_query(name: str) -> bool:
+    return bool(_QUERY_NAME.search(name)) and not _HARMLESS.search(name)
 
 
 def _is_call(value: str, following: str) -> bool:
@@ -205,7 +287,7 @@ def _closing(text: str, start: int, slashes: str, mark: str) -> int | None:
     escaped backslashes before it.
     """
     depth = len(slashes)
-    for candidate in re.compile(rf"(?<!\\)(\\*){mark}|\n").finditer(text, start):
+    for candidate in _CLOSING[mark].finditer(text, start):
         if candidate[0] == "\n":
             return None
         count = len(candidate[1])

@@ -1,14 +1,13 @@
 """Secrets that are recognised by how they look.
 
-Each rule names literals one of which must occur before it is worth running; `Redactor` looks for all of
-them in the same pass that looks for the secret values. Every rule takes time linear in the text: repeats
-are bounded, and where an expression would have to go back it is a function.
+Each rule names literals, and looks only where one of them stands; `Redactor` searches for all of them in the
+same pass that searches for the secret values. Every rule takes time linear in the text: repeats are bounded,
+and where an expression would have to go back it is a function.
 """
 
 from __future__ import annotations
 
 import base64
-import functools
 import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -17,7 +16,7 @@ from dltobs._redaction.lazy import lazy
 from dltobs._redaction.urls import user_info
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Iterator
 
 MARKER = "***"
 """Stands where a secret stood. Shorter than any value that is searched for, so it can contain none."""
@@ -28,34 +27,36 @@ WITHHELD = "[withheld]"
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """What takes the secrets of one kind out of a text, and the literals without which there is none."""
+    """Finds the secrets of one kind.
+
+    `literals` are strings one of which stands at, or in, each of them. `spans` takes a text and the positions
+    of all literals in it, in order, and gives where secrets stand; spans may overlap or be empty.
+    """
 
     literals: tuple[str, ...]
-    apply: Callable[[str], str]
-    starts: Callable[[str, int], object] = lambda _text, _start: True
-    """Whether a match may begin where a literal stands: true too often is fine, never too seldom."""
-    needs: str = ""
-    """What must stand somewhere in the text besides; looked for once, however many literals there are."""
+    spans: Callable[[str, list[int]], Iterable[tuple[int, int]]]
 
 
 def _rule(
     literals: Iterable[str],
     pattern: str,
-    template: str | Callable[[re.Match[str]], str] = MARKER,
     flags: int = 0,
     *,
-    begins_with_literal: bool = False,
+    is_secret: Callable[[str], bool] = lambda _: True,
 ) -> Rule:
-    if begins_with_literal:
-        expression = lazy(pattern, flags)
-        return Rule(tuple(literals), functools.partial(_substitute, expression, template), expression.match)
-    return Rule(tuple(literals), functools.partial(_substitute, lazy(pattern, flags), template))
+    """Make a rule of an expression that begins with one of the literals; its last group is the secret."""
+    expression = lazy(pattern, flags)
 
+    def spans(text: str, starts: list[int]) -> Iterator[tuple[int, int]]:
+        position = 0
+        for start in starts:
+            if start >= position and (match := expression.match(text, start)):
+                position = match.end()
+                secret = match.lastindex or 0
+                if is_secret(match[secret]):
+                    yield match.span(secret)
 
-def _substitute(
-    expression: re.Pattern[str], template: str | Callable[[re.Match[str]], str], text: str
-) -> str:
-    return expression.sub(template, text)
+    return Rule(tuple(literals), spans)
 
 
 def cut(text: str, spans: list[tuple[int, int]]) -> str:
@@ -76,50 +77,45 @@ def cut(text: str, spans: list[tuple[int, int]]) -> str:
     return "".join(parts)
 
 
-_QUERY_NAME = (
-    r"[\w.%\[\]\-]{0,64}?(?:(?:password|passwd|passphrase|secret|token|credential|signature|jwt|hmac|assertion"
-    r"|(?:api|app|access|account|auth|private|subscription|functions|license)[_\-]?key)[\w.%\[\]\-]{0,64}"
-    r"|(?<![a-z])(?:sig|auth|pass|pwd|session|session_?id|sid)|(?<=[?&])(?:code|key))"
-)
-_SLACK = (
-    r"(?:(?<=hooks\.slack\.com)|(?<=hooks\.slack-gov\.com))"
-    r"(\\?/(?:services|workflows|triggers)\\?/)[\w/+%\\\-]+"
-)
+_ARMOUR = lazy("-----BEGIN [A-Z0-9 ]{0,24}PRIVATE KEY-----")
 
 
-def _without_basic(match: re.Match[str]) -> str:
-    """`Basic Authentication` is prose; what decodes to `user:password` is not."""
-    token = match[2].replace("-", "+").replace("_", "/")
+def _user_info(text: str, _: list[int]) -> list[tuple[int, int]]:
+    return user_info(text) if "@" in text else []
+
+
+def _private_keys(text: str, starts: list[int]) -> Iterator[tuple[int, int]]:
+    position = 0
+    for start in starts:
+        if start >= position and (match := _ARMOUR.match(text, start)):
+            end = text.find("-----END", match.end())
+            position = len(text) if end < 0 else end
+            yield match.end(), position
+
+
+def _is_basic(token: str) -> bool:
+    """Return whether `token` decodes to `user:password`: `Basic Authentication` is prose."""
+    token = token.replace("-", "+").replace("_", "/")
     try:
-        decoded = base64.b64decode(token + "=" * (-len(token) % 4))
+        return b":" in base64.b64decode(token + "=" * (-len(token) % 4))
     except ValueError:
-        return match[0]
-    return match[1] + MARKER if b":" in decoded else match[0]
+        return False
 
 
 PATTERN_RULES: tuple[Rule, ...] = (
-    Rule(
-        ("://",),
-        lambda text: cut(text, user_info(text)),
-        needs="@",
-    ),
+    Rule(("://",), _user_info),
     _rule(
-        ("?", "&"),
-        rf"([?&](?:{_QUERY_NAME})=)[^&#\s\"'<>\\]+",
-        rf"\1{MARKER}",
-        re.IGNORECASE,
-        begins_with_literal=True,
+        ("hooks.slack.com", "hooks.slack-gov.com"),
+        r"hooks\.slack(?:-gov)?\.com\\?/(?:services|workflows|triggers)\\?/([\w/+%\\\-]+)",
     ),
-    _rule(("hooks.slack.com", "hooks.slack-gov.com"), _SLACK, rf"\1{MARKER}"),
-    _rule(("/api/webhooks/",), r"(?<=/api/webhooks/)[\w/\-]+"),
-    _rule(("webhook.office.com",), r"(?<=webhook\.office\.com/)[^\s\"'<>\\]+"),
+    _rule(("/api/webhooks/",), r"/api/webhooks/([\w/\-]+)"),
+    _rule(("webhook.office.com",), r"webhook\.office\.com/([^\s\"'<>\\]+)"),
     _rule(
         ("bearer", "Bearer", "BEARER"),
-        r"(?<=bearer)((?:[ \t]|%20|\+){1,8})(?=[^\s\"'\\]*\d|[^\s\"'\\]{20})[\w\-.~+/%]{6,}=*",
-        rf"\1{MARKER}",
+        r"bearer(?:[ \t]|%20|\+){1,8}(?=[^\s\"'\\]*\d|[^\s\"'\\]{20})([\w\-.~+/%]{6,}=*)",
         re.IGNORECASE,
     ),
-    _rule(("basic", "Basic", "BASIC"), r"(?i:(basic[ \t]{1,8}))([\w\-+/]{4,}={0,2})", _without_basic),
+    _rule(("basic", "Basic", "BASIC"), r"(?i:basic[ \t]{1,8})([\w\-+/]{4,}={0,2})", is_secret=_is_basic),
     _rule(("eyJ",), r"(?<![\w\-.])eyJ[\w\-]{8,}\.[\w\-]{4,}(?:\.[\w\-]*)*"),
     _rule(
         ("sk-", "ghp_", "gho_", "ghs_", "ghu_", "ghr_", "github_pat_", "glpat-", "xox", "AKIA", "ASIA",
@@ -128,10 +124,5 @@ PATTERN_RULES: tuple[Rule, ...] = (
         r"|xox[abeoprs]-[\w\-]{8,}|(?:AKIA|ASIA)[0-9A-Z]{16}(?![0-9A-Za-z])|AIza[\w\-]{35}|dapi[0-9a-f]{32}"
         r"|[sr]k_live_\w{16,}|shpat_\w{16,}|hf_[A-Za-z0-9]{20,}|ya29\.[\w\-]{16,})",
     ),
-    _rule(
-        ("PRIVATE KEY-----",),
-        r"(-----BEGIN [A-Z0-9 ]{0,24}PRIVATE KEY-----)(?:(?!-----END).)+",
-        rf"\1{MARKER}",
-        re.DOTALL,
-    ),
+    Rule(("-----BEGIN ",), _private_keys),
 )  # fmt: skip

@@ -1,61 +1,77 @@
 """Takes secrets out of values of any shape.
 
-Exact values first: an Aho-Corasick automaton over all forms of all known secrets finds them in one
-pass, whose cost does not grow with their number. The same pass looks for the literals that make a
-pattern rule worth running, so an ordinary log line costs one scan and nothing else.
+Exact values first: one search over all forms of all known secrets, whose cost does not grow with their
+number. The same pass looks for pieces of abbreviated secrets and for the literals where the pattern rules
+apply, so an ordinary log line costs one scan and nothing else.
 """
 
 from __future__ import annotations
 
 import re
 from itertools import chain
-from typing import TYPE_CHECKING, NamedTuple, TypeVar, cast
-
-from ahocorasick_rs import AhoCorasick, Implementation, MatchKind
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias, TypeVar, cast
 
 from dltobs._cut import redacted_and_cut
-from dltobs._redaction.decoding import CODINGS, decodings, without_cut_code
-from dltobs._redaction.encodings import (
-    MIN_LENGTH,
-    base64_forms,
-    plain_forms,
-    with_border,
-    without_surrogates,
-)
+from dltobs._redaction.automaton import search_for
+from dltobs._redaction.decoding import decodings, is_coded, without_cut_code
+from dltobs._redaction.encodings import MIN_LENGTH, base64_forms, plain_forms, quoted_forms, with_border
 from dltobs._redaction.glance import Glance
+from dltobs._redaction.lazy import lazy
 from dltobs._redaction.names import KeyNames
 from dltobs._redaction.patterns import MARKER, PATTERN_RULES, WITHHELD, cut
+from dltobs._redaction.pieces import MIN_SECRET, Pieces
 from dltobs._redaction.walk import Walk
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from dltobs._redaction.decoding import Coding
-    from dltobs._redaction.patterns import Rule
+    from dltobs._redaction.automaton import Find
 
     T = TypeVar("T")
+    _Span: TypeAlias = tuple[int, int]
 
 _TELLING_LENGTH = 4
 """Fewer characters at the end of a text are rather an accident than the beginning of a secret."""
 
 _LONG_TEXTS = 32
 """How many long texts are remembered, redacted and cut."""
+_MOST_PASSES = 4
+"""Of the rules, which see their own output; known secrets are searched for until there is none."""
+
+_MOST_NAMES = 50_000
+_LETTERS = lazy(rf"[^\W\d_]{{{MIN_LENGTH},}}")
+_NAME = lazy(rf"^[^\W\d]{{{MIN_LENGTH},}}$", re.MULTILINE)
+_CODE_BEFORE = lazy(
+    r"(?:\\(?:[abfnrtv0]|u[0-9A-Fa-f]{4}|x[0-9A-Fa-f]{2})|(?:\x1b|\\u001[bB]|\\x1[bB]|\\033)\[[\d;]*m)\Z"
+)
+"""Letters and digits that do not belong to the word behind them: an escape, a colour."""
+_LONGEST_CODE = 24
 
 
 class _Automaton(NamedTuple):
     """The automaton, and what its pattern numbers mean.
 
-    Numbers below `plain` are forms of secrets, below `base64` their base64 forms, the rest is what
-    `triggers` names the rules of. `size` is the number of secrets that it was built from, `longest` the
-    length of the longest form of one.
+    Numbers below `plain` are forms of secrets, below `base64` their base64 forms, below `pieces_end` pieces
+    of secrets, the rest is what `triggers` names the rules of. `size` is that of the redactor at that time,
+    `longest` the length of the longest form.
     """
 
-    find: Callable[..., list[tuple[int, int, int]]]
+    find: Find
     plain: int
     base64: int
-    triggers: dict[int, int]
+    pieces_end: int
+    triggers: list[int]
+    pieces: Pieces
     size: int
     longest: int
+
+
+class _Forms(NamedTuple):
+    """The forms of one secret: as they stand in a text, in base64, and those of which pieces may be left."""
+
+    plain: set[str]
+    base64: set[str]
+    long: set[str]
 
 
 class Redactor:
@@ -77,17 +93,16 @@ class Redactor:
         patterns: Iterable[str | re.Pattern[str]] = (),
     ) -> None:
         self._keys = KeyNames(keys)
-        self._glance = Glance(self.finds, self._keys, lambda: len(self._forms))
+        self._glance = Glance(self.finds, self._keys, lambda: self.size)
         self._patterns = tuple(re.compile(pattern) for pattern in patterns)
-        rules = (self._keys.rule, *PATTERN_RULES)
-        self._rules = rules
-        # where one of the codings may be in use, the text is to be searched without it as well
-        self._suspicions: tuple[Rule | Coding, ...] = (*rules, *CODINGS)
+        self._rules = (*self._keys.rules, *PATTERN_RULES)
         self._literals = [
-            (literal, number) for number, rule in enumerate(self._suspicions) for literal in rule.literals
+            (literal, number) for number, rule in enumerate(self._rules) for literal in rule.literals
         ]
-        # only ever grows, so its size tells whether an automaton is up to date
-        self._forms: dict[str, tuple[set[str], set[str]]] = {}
+        # both only ever grow, so their size tells whether an automaton is up to date
+        self._forms: dict[str, _Forms] = {}
+        self._common: set[str] = set()
+        self._names: set[str] = set()
         self._automaton: _Automaton | None = None
         self._long_texts: dict[tuple[int, int, int, int], str] = {}
         self.add(*values)
@@ -100,27 +115,51 @@ class Redactor:
         """Learn more secret values. Known and too short ones are ignored."""
         for value in values:
             if len(value.strip()) >= MIN_LENGTH and value not in self._forms:
-                self._forms[value] = plain_forms(value), base64_forms(value)
+                base64 = base64_forms(value)
+                forms = {form for form in (*quoted_forms(value), *base64) if len(form) >= MIN_SECRET}
+                self._forms[value] = _Forms(plain_forms(value), base64, forms)
+                self._keep_common(value)
+
+    def keep_names(self, *names: str) -> bool:
+        """Search no more for the secrets that are ordinary words in these names.
+
+        A weak password may be the word that a pipeline, a table or a folder is called by: it says nothing
+        there, and without it the name is lost.
+
+        Args:
+            names: Names and paths that the run uses.
+
+        Returns:
+            Whether there is such a secret, in these names or in earlier ones.
+        """
+        text = "\n".join(names)
+        new = {*_LETTERS.findall(text), *_NAME.findall(text)} - self._names
+        if new and len(self._names) < _MOST_NAMES:
+            self._names |= new
+            self._keep_common(*list(self._forms))
+        return bool(self._common)
+
+    def _keep_common(self, *values: str) -> None:
+        self._common.update(value for value in values if value.strip() in self._names)
 
     @property
     def size(self) -> int:
-        """The number of secret values known so far, which only grows."""
-        return len(self._forms)
+        """A number that grows with each secret that becomes known, or known as a common word."""
+        return len(self._forms) + len(self._common)
 
     @property
     def values(self) -> frozenset[str]:
-        """The secret values known so far. Handle with care."""
-        return frozenset(list(self._forms))
+        """The secret values known so far, without common words. Handle with care."""
+        return frozenset(list(self._forms)) - self._common
 
     def finds(self, text: str) -> bool:
         """Whether `text` may contain a secret. False means that `text()` would return it unchanged."""
         if self._patterns:
             return True
-        automaton, hits = self._scan(text)
-        return bool(hits) and (
-            any(number < automaton.base64 for number, _, _ in hits)
-            or bool(self._rules_for(text, automaton, hits))
-        )
+        spans, starts = self._known(text)
+        # names also cover what is no text, which stands in the text of a JSON line
+        is_named = bool(starts) and self._keys.are_in(text, starts.get(0, ()))
+        return bool(spans) or is_named or bool(starts and self._like_secrets(text, starts))
 
     def text(self, text: str, limit: int | None = None) -> str:
         """Return the text without secrets; the very same object where there is none.
@@ -132,19 +171,26 @@ class Redactor:
         """
         if limit is not None and len(text) > limit:
             return self._cut_text(text, limit)
-        automaton, hits = self._scan(text)
-        clean = self._replaced(text, automaton, hits) if hits else text
+        clean, passes = text, 0
+        while True:
+            # what is left is searched again: a marker may have completed another secret
+            spans, starts = self._known(clean)
+            if starts and not spans and passes < _MOST_PASSES:
+                spans = self._like_secrets(clean, starts)
+                passes += 1
+            if not spans:
+                break
+            clean = cut(clean, spans)
         for pattern in self._patterns:
             clean = pattern.sub(MARKER, clean)
         return text if clean == text else clean
 
     def _cut_text(self, text: str, limit: int) -> str:
         """Redact and cut a long text, once for all handlers, events and sinks that have it."""
-        key = (str.__hash__(text), len(text), limit, len(self._forms))
+        key = (str.__hash__(text), len(text), limit, self.size)
         clean = self._long_texts.get(key)
         if clean is None:
-            automaton, _ = self._scan("")
-            clean = redacted_and_cut(text, limit, self.text, automaton.longest)
+            clean = redacted_and_cut(text, limit, self.text, self._current_automaton().longest)
             if len(self._long_texts) >= _LONG_TEXTS:
                 self._long_texts.clear()
             self._long_texts[key] = clean
@@ -191,7 +237,7 @@ class Redactor:
     def _begun_at_end(self, text: str) -> int:
         """How much of a secret stands at the end of the text, if its rest was cut off."""
         for forms in list(self._forms.values()):
-            for form in chain.from_iterable(forms):
+            for form in chain(forms.plain, forms.base64):
                 start = text.find(form[:_TELLING_LENGTH], max(len(text) - len(form) + 1, 0))
                 while start >= 0:
                     if form.startswith(text[start:]):
@@ -199,83 +245,82 @@ class Redactor:
                     start = text.find(form[:_TELLING_LENGTH], start + 1)
         return 0
 
-    def _scan(self, text: str) -> tuple[_Automaton, list[tuple[int, int, int]]]:
+    def _current_automaton(self) -> _Automaton:
         automaton = self._automaton
-        if automaton is None or automaton.size != len(self._forms):
+        if automaton is None or automaton.size != self.size:
             automaton = self._automaton = self._build()
-        try:
-            return automaton, automaton.find(text, overlapping=True)
-        except UnicodeEncodeError:
-            return automaton, automaton.find(without_surrogates(text), overlapping=True)
+        return automaton
+
+    def _known(self, text: str) -> tuple[list[_Span], dict[int, list[int]]]:
+        """Return where known secrets stand in the text, and for each rule where it has to look for others."""
+        automaton = self._current_automaton()
+        starts: dict[int, list[int]] = {}
+        hits = automaton.find(text)
+        spans = _found(text, automaton, hits, starts) if hits else []
+        if is_coded(text):
+            for plain, position in decodings(text):
+                inner = _found(plain, automaton, automaton.find(plain), {})
+                spans += ((position(start), position(end)) for start, end in inner)
+        return spans, starts
+
+    def _like_secrets(self, text: str, starts: dict[int, list[int]]) -> list[_Span]:
+        """Return where the rules find what looks like a secret."""
+        found = chain.from_iterable(self._rules[rule].spans(text, sorted(starts[rule])) for rule in starts)
+        return [(start, end) for start, end in found if start < end and text[start:end] != MARKER]
 
     def _build(self) -> _Automaton:
-        known = list(self._forms.values())  # at once: other threads may be learning
-        plain = set().union(*(forms for forms, _ in known))
-        base64 = set().union(*(forms for _, forms in known)) - plain
-        automaton = AhoCorasick(
-            [*plain, *base64, *(literal for literal, _ in self._literals)],
-            MatchKind.Standard,
-            store_patterns=False,
-            implementation=Implementation.ContiguousNFA,
-        )
+        size = self.size
+        known = [forms for value, forms in list(self._forms.items()) if value not in self._common]
+        plain = set().union(*(forms.plain for forms in known))
+        base64 = set().union(*(forms.base64 for forms in known)) - plain
+        pieces = Pieces(set().union(*(forms.long for forms in known)))
+        strings = [*plain, *base64, *pieces.strings]
         return _Automaton(
-            automaton.find_matches_as_indexes,
+            search_for([*strings, *(literal for literal, _ in self._literals)]),
             len(plain),
             len(plain) + len(base64),
-            {number: rule for number, (_, rule) in enumerate(self._literals, len(plain) + len(base64))},
-            len(known),
+            len(strings),
+            [number for _, number in self._literals],
+            pieces,
+            size,
             max(map(len, chain(plain, base64)), default=0),
         )
 
-    def _replaced(self, text: str, automaton: _Automaton, hits: list[tuple[int, int, int]]) -> str:
-        rules: set[int] = set()
-        text = self._without_values(text, automaton, hits, rules)
-        changed = text
-        for number, rule in enumerate(self._rules):
-            if number in rules:
-                changed = rule.apply(changed)
-        if changed != text:
-            # a marker may have completed what is a secret as well
-            changed = self._without_values(changed, *self._scan(changed), rules)
-        return changed
 
-    def _without_values(
-        self, text: str, automaton: _Automaton, hits: list[tuple[int, int, int]], rules: set[int]
-    ) -> str:
-        while True:
-            spans = _spans(text, automaton, hits)
-            found = self._rules_for(text, automaton, hits)
-            rules |= found
-            if any(number >= len(self._rules) for number in found):
-                for plain, position in decodings(text):
-                    inner = _spans(plain, *self._scan(plain))
-                    spans += ((position(start), position(end)) for start, end in inner)
-            if not spans:
-                return text
-            # each marker is shorter than what it replaces, so this comes to an end
-            text = cut(text, spans)
-            automaton, hits = self._scan(text)
-
-    def _rules_for(self, text: str, automaton: _Automaton, hits: list[tuple[int, int, int]]) -> set[int]:
-        """The rules and codings that may match where one of their literals stands."""
-        found: set[int] = set()
-        refused: set[int] = set()
-        for number, start, _ in hits:
-            number_of_rule = automaton.triggers.get(number)
-            if number_of_rule is None or number_of_rule in found or number_of_rule in refused:
-                continue
-            rule = self._suspicions[number_of_rule]
-            if rule.needs not in text:
-                refused.add(number_of_rule)
-            elif rule.starts(text, start):
-                found.add(number_of_rule)
-        return found
+def _found(
+    text: str, automaton: _Automaton, hits: list[tuple[int, int, int]], starts: dict[int, list[int]]
+) -> list[_Span]:
+    """Return where secrets and pieces of secrets stand in the text; fill `starts` for the rules."""
+    spans: list[_Span] = []
+    for index, start, end in hits:
+        if index >= automaton.pieces_end:
+            starts.setdefault(automaton.triggers[index - automaton.pieces_end], []).append(start)
+        elif index < automaton.plain:
+            if _stands_alone(text, start, end):
+                spans.append((start, end))
+        elif index < automaton.base64:
+            spans.append(with_border(text, start, end))
+        elif span := automaton.pieces.span(text, index - automaton.base64, start, end):
+            spans.append(span)
+    return spans
 
 
-def _spans(text: str, automaton: _Automaton, hits: list[tuple[int, int, int]]) -> list[tuple[int, int]]:
-    """Where in the text the secrets stand."""
-    return [
-        (start, end) if number < automaton.plain else with_border(text, start, end)
-        for number, start, end in hits
-        if number < automaton.base64
-    ]
+def _stands_alone(text: str, start: int, end: int) -> bool:
+    """Return whether what was found is no part of a longer word or number.
+
+    Only a value of letters alone or of digits alone can be one.
+    """
+    value, before, after = text[start:end], text[start - 1 : start], text[end : end + 1]
+    if value.isalpha():
+        is_part = str.isalpha
+    elif value.isdigit():
+        if (before == "." and text[start - 2 : start - 1].isdigit()) or (
+            after == "." and text[end + 1 : end + 2].isdigit()
+        ):
+            return False
+        is_part = str.isalnum
+    else:
+        return True
+    if is_part(after):
+        return False
+    return not is_part(before) or bool(_CODE_BEFORE.search(text, max(0, start - _LONGEST_CODE), start))

@@ -21,14 +21,16 @@ NOT_SECRET = frozenset({"pipeline_salt"})
 
 _PLAIN_FIELDS = frozenset(
     {
-        "account", "account_name", "auth_uri", "bucket_url", "catalog", "client_email", "database",
-        "dataset", "dataset_name", "db", "driver", "drivername", "endpoint", "endpoint_url", "host",
-        "hostname", "location", "login", "port", "profile_name", "project", "project_id", "protocol",
-        "region", "region_name", "role", "schema", "scheme", "scopes", "server", "token_uri", "type", "url",
-        "user", "username", "warehouse",
+        "account", "account_name", "application_name", "auth_uri", "authenticator", "bucket_url", "catalog",
+        "client_email", "client_id", "connect_args", "connect_timeout", "database", "dataset",
+        "dataset_name", "db", "driver", "drivername", "encrypt", "endpoint", "endpoint_url", "host",
+        "hostname", "location", "login", "options", "port", "profile_name", "project", "project_id",
+        "protocol", "query", "region", "region_name", "role", "schema", "scheme", "scopes", "server",
+        "server_hostname", "ssl_mode", "sslmode", "tenant_id", "timezone", "token_uri",
+        "trustservercertificate", "type", "url", "user", "username", "warehouse",
     }
 )  # fmt: skip
-"""Fields that are no secret even in a value that is one as a whole, such as `dlt.secrets["credentials"]`."""
+"""Fields that are no secret even in a value that is one as a whole, such as `dlt.secrets["shop"]`."""
 
 FILE = re.compile(r"[^?;=]*\.(?:duckdb|db|sqlite3?)|:\w+:")
 _MAX_DEPTH = 8
@@ -58,7 +60,8 @@ def secrets_in(value: object, *, whole: bool = True, depth: int = 0) -> Iterator
         yield from _in_text(text, depth)
     elif isinstance(value, Mapping):
         for key, item in value.items():
-            yield from secrets_in(item, whole=_is_secret_part(key, whole=whole), depth=depth + 1)
+            is_whole = _is_secret_part(key, whole=whole) and not is_section(key, item)
+            yield from secrets_in(item, whole=is_whole, depth=depth + 1)
     elif isinstance(value, (list, tuple, set, frozenset)):
         for item in value:
             yield from secrets_in(item, whole=whole, depth=depth + 1)
@@ -70,6 +73,14 @@ def _is_secret_part(key: object, *, whole: bool) -> bool:
     if not isinstance(key, str):
         return whole
     return bool(SECRET_FIELD.search(key)) or (whole and key.lower() not in _PLAIN_FIELDS)
+
+
+def is_section(key: object, value: object) -> bool:
+    """Return whether a value is a section of credentials: most of its fields are plain settings.
+
+    Only what has the name of a secret is one in it.
+    """
+    return isinstance(value, Mapping) and str(key).lower().endswith("credentials")
 
 
 def _in_text(value: str, depth: int = 0) -> Iterator[str]:
@@ -111,7 +122,7 @@ def in_configuration(config: BaseConfiguration, depth: int = 0) -> Iterator[str]
             if depth < _MAX_DEPTH:
                 yield from in_configuration(value, depth + 1)
         elif is_hinted or SECRET_FIELD.search(name):
-            yield from secrets_in(value, depth=depth + 1)
+            yield from secrets_in(value, whole=not is_section(name, value), depth=depth + 1)
         elif is_credentials(type(config)) or (isinstance(value, str) and "://" in value):
             yield from secrets_in(value, whole=False, depth=depth + 1)
 
@@ -121,7 +132,7 @@ def in_assignment(config: BaseConfiguration, name: str, value: object) -> Iterat
     if name in NOT_SECRET:
         return
     if name in secret_fields(type(config)):
-        yield from secrets_in(value)
+        yield from secrets_in(value, whole=not is_section(name, value))
     else:
         yield from secrets_in(value, whole=False)
 
@@ -171,7 +182,7 @@ def in_trace(trace: ResolvedValueTrace) -> Iterator[str]:
         if spec is not None and isinstance(trace.value, str):
             yield from in_credentials(trace.value, names_a_location=hasattr(spec, "database"))
         else:
-            yield from secrets_in(trace.value)
+            yield from secrets_in(trace.value, whole=spec is None and not is_section(trace.key, trace.value))
     elif SECRET_FIELD.search(trace.key):
         yield from secrets_in(trace.value)
 
@@ -195,4 +206,5 @@ def asked_for(field: str, result: tuple[Any, Any] | None) -> Iterator[str]:
     """What `dlt.secrets` gave, which is a secret whatever type was expected."""
     key = field.rpartition(".")[2]
     if result is not None and key not in NOT_SECRET:
-        yield from secrets_in(result[0], whole=_is_secret_part(key, whole=True))
+        is_whole = _is_secret_part(key, whole=True) and not is_section(key, result[0])
+        yield from secrets_in(result[0], whole=is_whole)

@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 SECRET_FIELD = lazy(
-    r"(?:password|passwd|passphrase|(?:^|_)pwd|secret|api_?key|secret_?key|account_?key|shared_?key"
-    r"|private_key|(?:^|_)(?<!page_)(?<!next_)(?<!count_)token|sas_?token|sentry_dsn)$",
+    r"(?:password|passwd|passphrase|passcode|(?:^|_)(?:pwd|pass|pin)|secret|api_?key|secret_?key|access_?key"
+    r"|account_?key|shared_?key|signing_?key|encryption_?key|private_?key|connection_string|jwt|(?:^|_)(?<!page_)(?<!next_)(?<!count_)token|sas_?token|sentry_dsn)$",
     re.IGNORECASE,
 )
 """Fields that hold a secret even where nobody hinted so."""
