@@ -159,8 +159,8 @@ def test_no_piece_of_a_secret_stays_at_the_edge_of_a_cut(secrets_before):
 def searched(monkeypatch):
     """The number of characters in which secrets were looked for."""
     lengths = []
-    scan = Redactor._scan
-    monkeypatch.setattr(Redactor, "_scan", lambda self, text: lengths.append(len(text)) or scan(self, text))
+    known = Redactor._known
+    monkeypatch.setattr(Redactor, "_known", lambda self, text: lengths.append(len(text)) or known(self, text))
     return lengths
 
 
