@@ -152,8 +152,9 @@ class Redactor:
             return True
         spans, starts = self._known(text)
         # names also cover what is no text, which stands in the text of a JSON line
-        is_named = bool(starts) and self._keys.are_in(text, starts.get(0, ()))
-        return bool(spans) or is_named or bool(starts and self._like_secrets(text, starts))
+        if spans or (starts and self._keys.are_in(text, starts.get(0, ()))):
+            return True
+        return bool((starts and self._like_secrets(text, starts)) or self._coded(text))
 
     def text(self, text: str) -> str:
         """The text without secrets; the very same object where there is none."""
@@ -161,6 +162,7 @@ class Redactor:
         while True:
             # what is left is searched again: a marker may have completed another secret
             spans, starts = self._known(clean)
+            spans += self._coded(clean)
             if starts and not spans and passes < _MOST_PASSES:
                 spans = self._like_secrets(clean, starts)
                 passes += 1
@@ -220,14 +222,20 @@ class Redactor:
         automaton = self._automaton
         if automaton is None or automaton.size != len(self._forms) + len(self._common):
             automaton = self._automaton = self._build()
-        starts: dict[int, list[int]] = {}
         hits = automaton.find(text)
-        spans = _found(text, automaton, hits, starts) if hits else []
-        if is_coded(text):
-            for plain, position in decodings(text):
-                inner = _found(plain, automaton, automaton.find(plain), {})
-                spans += ((position(start), position(end)) for start, end in inner)
-        return spans, starts
+        starts: dict[int, list[int]] = {}
+        return _found(text, automaton, hits, starts) if hits else [], starts
+
+    def _coded(self, text: str) -> list[_Span]:
+        """Return where known secrets stand in what the text says when its codings are undone."""
+        automaton = self._automaton
+        if automaton is None or not is_coded(text):
+            return []
+        spans: list[_Span] = []
+        for plain, position in decodings(text):
+            inner = _found(plain, automaton, automaton.find(plain), {})
+            spans += ((position(start), position(end)) for start, end in inner)
+        return spans
 
     def _like_secrets(self, text: str, starts: dict[int, list[int]]) -> list[_Span]:
         """Return where the rules find what looks like a secret."""
