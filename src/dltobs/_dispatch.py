@@ -168,10 +168,8 @@ class Dispatcher:
 def _names_in(event: Event) -> set[str]:
     """Return what dlt, and the files of the user's code, are called by in an event."""
     run = event if isinstance(event, UncaughtError) else event.run
-    names = {run.pipeline, run.dataset, run.destination_name, run.destination_type, run.working_dir}
-    names.update(sys.argv[:1])
+    names = {run.pipeline, run.dataset, run.working_dir, *sys.argv[:1]}
     if isinstance(event, StepFinished):
-        names.add(event.step)
         names.update(table.name for table in event.tables)
         names.update(resource.name for resource in event.resources)
         names.update(one.schema for one in event.packages)
@@ -179,5 +177,5 @@ def _names_in(event: Event) -> set[str]:
     failure = event.failure if isinstance(event, (StepFinished, RunFinished, UncaughtError)) else None
     if failure is not None:
         names |= {failure.resource, failure.table}
-        names.update(frame.path for one in failure.chain for frame in one.frames)
+        names.update(frame.path for one in failure.chain for frame in one.frames if frame.in_app)
     return {name for name in names if isinstance(name, str)}

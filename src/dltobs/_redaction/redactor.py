@@ -158,8 +158,9 @@ class Redactor:
             return True
         spans, starts = self._known(text)
         # names also cover what is no text, which stands in the text of a JSON line
-        is_named = bool(starts) and self._keys.are_in(text, starts.get(0, ()))
-        return bool(spans) or is_named or bool(starts and self._like_secrets(text, starts))
+        if spans or (starts and self._keys.are_in(text, starts.get(0, ()))):
+            return True
+        return bool((starts and self._like_secrets(text, starts)) or self._coded(text))
 
     def text(self, text: str, limit: int | None = None) -> str:
         """Return the text without secrets; the very same object where there is none.
@@ -175,6 +176,7 @@ class Redactor:
         while True:
             # what is left is searched again: a marker may have completed another secret
             spans, starts = self._known(clean)
+            spans += self._coded(clean)
             if starts and not spans and passes < _MOST_PASSES:
                 spans = self._like_secrets(clean, starts)
                 passes += 1
@@ -248,14 +250,20 @@ class Redactor:
     def _known(self, text: str) -> tuple[list[_Span], dict[int, list[int]]]:
         """Return where known secrets stand in the text, and for each rule where it has to look for others."""
         automaton = self._current()
-        starts: dict[int, list[int]] = {}
         hits = automaton.find(text)
-        spans = _found(text, automaton, hits, starts) if hits else []
-        if is_coded(text):
-            for plain, position in decodings(text):
-                inner = _found(plain, automaton, automaton.find(plain), {})
-                spans += ((position(start), position(end)) for start, end in inner)
-        return spans, starts
+        starts: dict[int, list[int]] = {}
+        return _found(text, automaton, hits, starts) if hits else [], starts
+
+    def _coded(self, text: str) -> list[_Span]:
+        """Return where known secrets stand in what the text says when its codings are undone."""
+        if not is_coded(text):
+            return []
+        automaton = self._current()
+        spans: list[_Span] = []
+        for plain, position in decodings(text):
+            inner = _found(plain, automaton, automaton.find(plain), {})
+            spans += ((position(start), position(end)) for start, end in inner)
+        return spans
 
     def _like_secrets(self, text: str, starts: dict[int, list[int]]) -> list[_Span]:
         """Return where the rules find what looks like a secret."""
