@@ -442,7 +442,8 @@ def test_events_carry_the_last_log_lines_of_their_run(pipeline, monkeypatch):
     lines = sink.run.log_lines
     assert 10 < len(lines) <= 50
     assert [line.at for line in lines] == sorted(line.at for line in lines)
-    assert lines[-2].message == "Processing pool closed"
+    assert lines[-3].message == "Processing pool closed"
+    assert lines[-2].message.startswith("load: 2 jobs, 4 rows in ")
     assert lines[-1].message == "Schema changes: first run: 2 tables, 2 columns"
     pipeline().run()
     assert all(line.at > lines[-1].at for line in sink.runs[-1].log_lines)
