@@ -26,7 +26,7 @@ from dltobs import BackendStatus, Redactor, _state
 from dltobs._spool.spool import Spool
 from dltobs._warnings import Warner
 from dltobs.sinks.delivery import Delivery
-from dltobs.sinks.reasons import reason_of, without_secrets
+from dltobs.sinks.reasons import advice, reason_of, without_secrets
 from dltobs.sinks.route import Route, Verdict
 from grpc_server import GrpcServer
 from servers import OtlpServer, Server
@@ -470,6 +470,31 @@ def test_the_address_in_a_warning_has_no_secret_in_it(otlp, pipeline, warnings):
     assert "user" not in message
     assert without_secrets("https://a:b@host:1/path?key=c#d") == "https://host:1/path"
     assert without_secrets("a:b@host:1") == "host:1"
+
+
+@pytest.mark.parametrize(
+    ("backend", "reason", "address", "named"),
+    [
+        (
+            "otlp",
+            "Remote end closed connection without response",
+            "http://c:4317/v1/traces",
+            "OTLP_PROTOCOL=grpc",
+        ),
+        ("otlp", "Remote end closed connection without response", "http://c:4318/v1/traces", ""),
+        ("otlp", "connection refused", "http://c:4317/v1/traces", ""),
+        ("otlp", "gRPC PERMISSION_DENIED", "c:4317", "OTEL_EXPORTER_OTLP_HEADERS"),
+        ("otlp", "gRPC UNAVAILABLE", "c:4318", ""),
+        ("sentry_traces", "HTTP 403 Forbidden", "https://s/api/1/integration/otlp/v1/traces", "SENTRY_DSN"),
+        ("slack", "HTTP 404 no_service", "https://hooks.slack.com/…", "RUNTIME__SLACK_INCOMING_HOOK"),
+        ("slack", "HTTP 500 rollup_error", "https://hooks.slack.com/…", ""),
+        ("ledger", "HTTP 404", "", ""),
+    ],
+)
+def test_advice_is_given_where_the_reason_tells_what_to_do(backend, reason, address, named):
+    found = advice(backend, reason, address)
+    assert named in found
+    assert bool(found) is bool(named)
 
 
 def test_a_port_without_tls_is_recognized(otlp, pipeline, warnings):
