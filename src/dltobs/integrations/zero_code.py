@@ -108,10 +108,10 @@ def _normalizes(process: object) -> bool:
 
 def _leave_plugin_modules() -> None:
     """Take dltobs out of the packages in which dlt looks for destinations and sources: it has none."""
-    from dlt.common.configuration.container import Container
-    from dlt.common.configuration.plugins import PluginContext
+    with contextlib.suppress(Exception):  # dlt must go on; its error would be longer by two lines
+        from dlt.common.configuration.container import Container
+        from dlt.common.configuration.plugins import PluginContext
 
-    with contextlib.suppress(Exception):  # it only makes an error's text shorter
         Container()[PluginContext].plugin_modules.remove("dltobs")
 
 
