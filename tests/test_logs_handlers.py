@@ -193,6 +193,18 @@ def test_an_error_of_a_handler_is_one_warning_and_never_prints_the_record(kind, 
     assert SECRET not in capfd.readouterr().err
 
 
+def test_a_line_of_a_run_that_cannot_be_written_is_one_warning(tmp_path, caplog):
+    """Where dlt's own lines are off, it is the only one that shows that the disk is full."""
+    logger = logging.getLogger("dltobs")
+    handler = file_handler(tmp_path / "a.log", BrokenFormatter())
+    logger.addHandler(handler)
+    for number in range(3):
+        logger.error("line %d", number)
+    logger.removeHandler(handler)
+    (warning,) = [record for record in caplog.records if record.levelno == logging.WARNING]
+    assert warning.getMessage().startswith("log file: BrokenError: line 0")
+
+
 def test_a_full_disk_is_one_warning_and_the_run_goes_on(tmp_path):
     done = run(
         """

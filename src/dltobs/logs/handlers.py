@@ -53,12 +53,11 @@ class SafeHandler(logging.Handler):
                 self.emit(passed if isinstance(passed, logging.LogRecord) else record)
         return passed
 
-    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - the name is logging's
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: ARG002, N802 - the names are logging's
         """Warn once."""
         error = sys.exc_info()[1]
-        # a warning of ours that cannot be written must not become another one
-        if error is not None and record.name != "dltobs":
-            self.warn(error)
+        if error is not None:
+            self.warn(error)  # once, also where this warning cannot be written either
 
     def warn(self, error: BaseException) -> None:
         """Warn once of an error."""
