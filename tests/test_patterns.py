@@ -496,6 +496,8 @@ ADVERSARIES = {
     "pieces of a secret": "hunter2-",
     "pieces at a cut": "hunter2-s...2-secret ",
     "tokens in JSON": '{"token": "t1", "url": "https://x/?sig=1"}, ',
+    "colons in a query": "?key=:",
+    "brackets in a query": ")?sig=",
     "queries": "?page_token=a&code=b&key=c: ",
     "entities in escapes": "\\u0026amp;%26",
     "braces with colons": "password={:",

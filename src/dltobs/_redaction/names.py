@@ -249,12 +249,14 @@ def _may_be_prose(name: str, before: str) -> bool:
 
 def _in_queries(text: str, starts: list[int]) -> Iterator[tuple[int, int]]:
     """Yield where the values of secret names stand in the queries of URLs."""
+    position = 0
     for start in starts:
-        name = _QUERY.match(text, start)
+        name = _QUERY.match(text, start) if start >= position else None
         if name is None or not _is_secret_in_query(name[1]):
             continue
         value = _QUERY_VALUE.match(text, name.end())
         if value and (name[1].lower() != "code" or len(value[0]) >= _MIN_CODE):
+            position = value.end()
             yield value.span()
 
 
