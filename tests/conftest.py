@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import environment  # noqa: F401  # isort: skip - before dlt, which reads it
+
 import contextlib
 import gc
 import logging
@@ -52,29 +54,10 @@ gc.set_threshold(100_000, 20, 50)
 
 remember_type_hints(sys.modules)
 
-_NEEDED_VARIABLES = (
-    "PATH",
-    "LANG",
-    "LC_ALL",
-    "TEMP",
-    "TMP",
-    "TZ",
-    "SYSTEMROOT",
-    "PYTEST",
-    "PYTHON",
-    "COV_",
-    "COVERAGE",
-)
-"""What the names of those environment variables begin with that tests and their processes get from outside."""
-
 
 @pytest.fixture(autouse=True)
 def _isolated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """A clean environment before each test, and everything as it was after it."""
-    for name in list(os.environ):
-        if not name.startswith(_NEEDED_VARIABLES):
-            monkeypatch.delenv(name)
-    monkeypatch.setenv("HOME", str(tmp_path / "home"))
     monkeypatch.setenv("RUNTIME__DLTHUB_TELEMETRY", "false")
     monkeypatch.setenv("DLT_DATA_DIR", str(tmp_path / "dlt"))
     monkeypatch.chdir(tmp_path)

@@ -480,7 +480,7 @@ def test_a_read_only_folder_is_one_warning(tmp_path):
     out, err = on_tmpfs(
         """
         spool.keep("otlp", "http://collector", b"1")
-        os.system(f"mount -o remount,ro {spool.folder}")
+        os.system(f"mount -o remount,bind,ro {spool.folder}")
         print(spool.keep("otlp", "http://collector", b"2"))
         (entry,) = spool.entries()
         print(spool.claim(entry), os.listdir(spool.folder) == [entry.name])
