@@ -90,6 +90,7 @@ def test_a_process_that_uses_dlt_imports_next_to_nothing_of_dltobs(tmp_path):
     code = f"import sys, dlt; dlt.pipeline('shop'); {OURS}"
     assert run(code, tmp_path).split() == [
         "dltobs",
+        "dltobs._platform",
         "dltobs._process",
         "dltobs._process.fork_safe",
         "dltobs._settings",

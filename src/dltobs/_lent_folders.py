@@ -13,7 +13,7 @@ import shutil
 import time
 from typing import TYPE_CHECKING
 
-from dltobs import _locks
+from dltobs import _locks, _platform
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -79,7 +79,7 @@ def _has_work(root: Path, number: int) -> bool:
 
 def _lock(path: Path) -> int | None:
     """The descriptor of a lock that is ours now; None: somebody has it."""
-    lock = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o600)
+    lock = os.open(path, os.O_RDWR | os.O_CREAT | _platform.NO_FOLLOW, 0o600)
     try:
         if not _locks.take(lock):
             os.close(lock)

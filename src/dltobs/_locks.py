@@ -8,14 +8,10 @@ from __future__ import annotations
 
 import contextlib
 import os
-import sys
 import time
 from typing import TYPE_CHECKING
 
-try:
-    import fcntl
-except ImportError:
-    fcntl = None  # type: ignore[assignment]
+from dltobs import _platform
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -27,22 +23,13 @@ _PAUSE = 0.002
 
 def take(descriptor: int) -> bool:
     """Lock an open file or folder, without waiting. False: somebody else has it."""
-    try:
-        if fcntl is not None:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    except OSError:
-        pass
-    return True
+    return _platform.try_lock(descriptor)
 
 
 def give_back(descriptor: int) -> None:
     """Unlock and close it. A child that was forked meanwhile holds nothing, though it has the descriptor."""
     try:
-        if fcntl is not None:
-            with contextlib.suppress(OSError):
-                fcntl.flock(descriptor, fcntl.LOCK_UN)
+        _platform.unlock(descriptor)
     finally:
         os.close(descriptor)
 
@@ -69,25 +56,6 @@ def locked(folder: Path, timeout: float) -> Iterator[None]:
         give_back(descriptor)
 
 
-if sys.platform == "win32":
-    import msvcrt
-
-    def _lock_file(descriptor: int) -> bool:
-        try:
-            msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
-        except OSError:
-            return False
-        return True
-
-    def _unlock_file(descriptor: int) -> None:
-        with contextlib.suppress(OSError):  # it was not had in time
-            msvcrt.locking(descriptor, msvcrt.LK_UNLCK, 1)
-        os.close(descriptor)
-
-else:
-    _lock_file, _unlock_file = take, give_back
-
-
 @contextlib.contextmanager
 def locked_file(path: str, timeout: float) -> Iterator[None]:
     """Keep others who ask out, by a file that is there for its lock alone; on Windows, too.
@@ -99,8 +67,9 @@ def locked_file(path: str, timeout: float) -> Iterator[None]:
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
     try:
         end = time.monotonic() + timeout
-        while not _lock_file(descriptor) and time.monotonic() < end:
+        while not _platform.try_lock_file(descriptor) and time.monotonic() < end:
             time.sleep(_PAUSE)
         yield
     finally:
-        _unlock_file(descriptor)
+        _platform.unlock_file(descriptor)
+        os.close(descriptor)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from dltobs import _state
 from dltobs._build import build
+from dltobs._platform import register_at_fork
 from dltobs._process.forks import hold_back, let_through
 from dltobs._redaction.redactor import Redactor
 from dltobs._settings.early import explicit_on_error
@@ -336,7 +337,6 @@ def _after_fork() -> None:
     let_through()
 
 
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(before=_before_fork, after_in_parent=let_through, after_in_child=_after_fork)
-    # once more: what a signal handler of the application raises may have cut the first call short
-    os.register_at_fork(after_in_parent=let_through, after_in_child=let_through)
+register_at_fork(before=_before_fork, after_in_parent=let_through, after_in_child=_after_fork)
+# once more: what a signal handler of the application raises may have cut the first call short
+register_at_fork(after_in_parent=let_through, after_in_child=let_through)

@@ -9,12 +9,14 @@ import stat
 import threading
 from typing import TYPE_CHECKING, Any
 
+from dltobs import _platform
+
 if TYPE_CHECKING:
     from pathlib import Path
 
 _MAX_SIZE = 256 * 1024
 """Bytes of a document that are read; a larger file is not one of ours."""
-_NO_SURPRISE = getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOFOLLOW", 0)
+_NO_SURPRISE = _platform.NO_WAIT | _platform.NO_FOLLOW
 """A FIFO would keep us waiting; a link leads to what somebody else has put there."""
 
 

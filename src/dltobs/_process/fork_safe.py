@@ -6,9 +6,10 @@ child for ever, because its holder does not exist there.
 
 from __future__ import annotations
 
-import os
 import weakref
 from typing import Any, TypeVar
+
+from dltobs._platform import register_at_fork
 
 T = TypeVar("T")
 
@@ -26,5 +27,4 @@ def _after_fork() -> None:
         lock._at_fork_reinit()  # noqa: SLF001 - what the standard library calls for its own locks
 
 
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)
+register_at_fork(after_in_child=_after_fork)

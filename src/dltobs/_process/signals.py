@@ -25,6 +25,7 @@ import threading
 import time
 from typing import TYPE_CHECKING, Any
 
+from dltobs._platform import IS_POSIX
 from dltobs._process.drain import Drain, is_dlts
 from dltobs._process.identity import die_of, main_thread_position
 from dltobs._process.wakeup import WakeupDescriptor, close, pipe, readable
@@ -103,7 +104,7 @@ class TerminationWatch:
 
         A signal that is ignored stays ignored. Python lets only the main thread install handlers.
         """
-        if os.name != "posix" or (self._is_on and self._process == os.getpid()):
+        if not IS_POSIX or (self._is_on and self._process == os.getpid()):
             return
         if threading.current_thread() is not threading.main_thread():
             self._warner.warn(

@@ -25,6 +25,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from dltobs import _platform
+
 READY, SENDING, PART = ".ready", ".sending", ".part"
 STALE_AFTER = 600
 """Seconds after which what a process has claimed is free again; one delivery takes some ten."""
@@ -64,15 +66,7 @@ class Owner:
             return False
         if self.pid == os.getpid():
             return self.token != _token()
-        if os.name != "posix":
-            return False  # to ask would end the process there
-        try:
-            os.kill(self.pid, 0)
-        except ProcessLookupError:
-            return True
-        except OSError:
-            pass
-        return False
+        return not _platform.is_running(self.pid)
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,7 +156,7 @@ def unpacked(entry: Entry, content: bytes) -> bytes:
 
 def write(path: Path, content: bytes) -> None:
     """Write a new file, readable by its owner only, down to the disk."""
-    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | _platform.NO_FOLLOW | _platform.BINARY
     descriptor = os.open(path, flags, 0o600)
     with os.fdopen(descriptor, "wb") as file:
         file.write(content)
@@ -177,9 +171,9 @@ def read(path: Path) -> bytes:
         CorruptError: It is something else.
     """
     # not blocking: it might be a pipe that nobody writes to
-    flags = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
+    flags = os.O_RDONLY | _platform.NO_FOLLOW | _platform.NO_WAIT
     try:
-        descriptor = os.open(path, flags | getattr(os, "O_BINARY", 0))
+        descriptor = os.open(path, flags | _platform.BINARY)
     except OSError as error:
         if error.errno == errno.ELOOP:  # a link
             raise CorruptError from None

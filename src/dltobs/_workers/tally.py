@@ -6,8 +6,9 @@ import contextlib
 import json
 import multiprocessing
 import os
-import sys
 from typing import TYPE_CHECKING
+
+from dltobs._platform import IS_POSIX
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -31,7 +32,7 @@ class Tally:
     def __init__(self) -> None:
         self._reader, self.writer = multiprocessing.Pipe(duplex=False)
         # the flag belongs to the open pipe, so workers have it, too
-        if sys.platform != "win32":
+        if IS_POSIX:
             os.set_blocking(self.writer.fileno(), False)
         self._process = os.getpid()
 

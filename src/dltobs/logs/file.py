@@ -12,7 +12,7 @@ import os
 import stat
 from typing import TYPE_CHECKING
 
-from dltobs import _locks
+from dltobs import _locks, _platform
 from dltobs.logs.handlers import FormattingHandler
 
 if TYPE_CHECKING:
@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from dltobs._warnings import Warner
 
 _MODE = 0o600
-_FLAGS = os.O_WRONLY | os.O_APPEND | os.O_CREAT | getattr(os, "O_BINARY", 0)
-_APPENDS_ARE_ATOMIC = os.name == "posix"
+_FLAGS = os.O_WRONLY | os.O_APPEND | os.O_CREAT | _platform.BINARY
+_APPENDS_ARE_ATOMIC = _platform.IS_POSIX
 """Elsewhere (Windows) each line takes a lock, and the file is open only while it is written."""
 _LOCK_TIMEOUT = 1.0
 """Seconds to wait for that lock; then the line is written without it."""
@@ -140,8 +140,7 @@ class FileHandler(FormattingHandler):
         found = os.fstat(descriptor)
         self._descriptor, self._identity = descriptor, (found.st_dev, found.st_ino)
         if stat.S_ISREG(found.st_mode) and stat.S_IMODE(found.st_mode) != _MODE:
-            with contextlib.suppress(OSError, AttributeError):  # somebody else's file; Windows
-                os.fchmod(descriptor, _MODE)
+            _platform.make_private(descriptor)
         return descriptor, found.st_size
 
     def _found(self, descriptor: int) -> os.stat_result | None:

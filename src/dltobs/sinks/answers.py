@@ -5,13 +5,13 @@ from __future__ import annotations
 import contextlib
 import gzip
 import logging
-import os
 import threading
 import zlib
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import requests
 
+from dltobs._platform import register_at_fork
 from dltobs.sinks.reasons import NO_HTTP2, reason_of
 
 if TYPE_CHECKING:
@@ -196,8 +196,7 @@ def _forget() -> None:
     _lock, _listeners = threading.Lock(), 0
 
 
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forget)
+register_at_fork(after_in_child=_forget)
 
 
 class HearsGrpc:

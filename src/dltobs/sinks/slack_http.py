@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
-import os
 import re
 import threading
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -17,6 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import requests
 import urllib3
 
+from dltobs._platform import register_at_fork
 from dltobs._version import __version__
 from dltobs.sinks.reasons import reason_of
 from dltobs.sinks.untraced import untraced
@@ -208,5 +208,4 @@ def _forget() -> None:
     _lock, _posting = threading.Lock(), 0
 
 
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forget)
+register_at_fork(after_in_child=_forget)
