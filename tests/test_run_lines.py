@@ -191,7 +191,7 @@ def test_failed_jobs_that_are_tolerated_are_a_warning_with_the_reason(
     (line,) = [line for line in lines(at_least=logging.WARNING) if "outcome" in line]
     assert (line["level"], line["outcome"]) == ("WARNING", "ok_with_failed_jobs")
     assert re.fullmatch(
-        r"Run of shop finished with 1 failed job after \d+\.\d s: 2 rows loaded; "
+        r"Run of shop finished with 1 failed job after \d+\.\d s, 2 rows loaded: "
         r"table orders: .*no room for \*\*\*",
         line["message"],
     )

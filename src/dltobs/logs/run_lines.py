@@ -163,13 +163,14 @@ def _end_message(event: RunFinished) -> str:
             details.append(f"and {len(jobs) - 1:,} more")
     elif event.outcome == "no_data":
         details.append("no data")
-    has_loaded = event.outcome == "ok" and any(step.step == "load" for step in event.steps)
-    if event.rows or (has_loaded and event.rows is not None):
-        details.insert(0, f"{_count(event.rows, 'row')} loaded")
-    attempt = _attempt_of(event.run)
+    circumstances = _attempt_of(event.run)
     if event.outcome == "failed" and event.will_retry:
-        attempt += ", another one follows"
-    message = f"Run of {event.run.pipeline} {how} after {event.duration:,.1f} s{attempt}"
+        circumstances += ", another one follows"
+    if event.outcome == "ok" and event.rows is not None and any(step.step == "load" for step in event.steps):
+        details.append(f"{_count(event.rows, 'row')} loaded")
+    elif event.rows:
+        circumstances += f", {_count(event.rows, 'row')} loaded"
+    message = f"Run of {event.run.pipeline} {how} after {event.duration:,.1f} s{circumstances}"
     return f"{message}: {'; '.join(details)}" if details else message
 
 
