@@ -1,7 +1,7 @@
 """Counts what a back end took, what is kept for later and what was lost, and says so once.
 
 What sends to a back end calls `submitted()` for what it is given, then, when the end is known, one of
-`delivered()`, `dropped()`, and where `keep()` has put it into the spool, `kept()`, within `ending()`; then
+`delivered()`, `dropped()`, and where `keep()` has put it into the spool, `kept()`, within `ending()`; also
 `recovered()`, if the back end took it. It sets `route`, so that what is there can be sent later, and calls
 `abandon()` when it is closed.
 

@@ -100,10 +100,10 @@ class CountingTransport(HttpTransport):
         current = self._current
         if response.status in _HTTP_OK and current is not None:
             self._current = None
+            self.delivery.recovered()
             with self.delivery.ending():
                 self._undelivered.answered(current, is_taken=True)
                 self.delivery.delivered(1)
-            self.delivery.recovered()
         return response
 
     def _post(self, method: str, endpoint_type: Any, body: Any, headers: Any) -> Any:
