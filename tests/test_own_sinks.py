@@ -37,7 +37,10 @@ def script():
 def test_the_teams_sink_posts_the_failed_run_and_no_other(teams, tmp_path):
     """As an Adaptive Card, delivered before the process ends."""
     done = run_script(script(), tmp_path, TEAMS_WEBHOOK_URL=teams.url)
-    assert (done.returncode, done.stderr) == (0, "")
+    assert done.returncode == 0
+    (line,) = done.stderr.splitlines()
+    assert "[ERROR]" in line
+    assert "Run of shop failed in extract (resource broken)" in line
     (request,) = teams.requests
     (attachment,) = json.loads(request.body)["attachments"]
     assert attachment["contentType"] == "application/vnd.microsoft.card.adaptive"

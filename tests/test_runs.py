@@ -577,7 +577,7 @@ def test_texts_of_an_event_are_withheld_if_redaction_fails(pipeline, monkeypatch
     """The run is told all the same, its ids with it."""
     sink = RecordingSink()
     dltobs.configure(sinks=[sink], console="off")
-    monkeypatch.setattr("dltobs._redaction.redactor.Redactor._scan", lambda *_: 1 / 0)
+    monkeypatch.setattr("dltobs._redaction.redactor.Redactor._known", lambda *_: 1 / 0)
     with pytest.raises(PipelineStepFailed):
         pipeline().run(broken_orders())
 
