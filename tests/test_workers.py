@@ -318,10 +318,11 @@ def test_a_dead_collector_costs_a_bounded_time_and_fails_nothing(tmp_path, otlp,
         tmp_path,
         method,
         DLTOBS__OTLP_ENDPOINT=otlp.url,
+        OTEL_EXPORTER_OTLP_TIMEOUT="60",  # so that whoever waits for the exporter is late on any machine
     )
     assert result.returncode == 0, result.stderr
-    assert float(result.stdout) < 12
-    assert time.monotonic() - started < 20
+    assert float(result.stdout) < 40
+    assert time.monotonic() - started < 55
 
 
 @pytest.mark.parametrize("method", FORKED_OR_FRESH)
