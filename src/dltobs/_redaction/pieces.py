@@ -10,7 +10,6 @@ from __future__ import annotations
 from bisect import bisect_left, insort
 from typing import TYPE_CHECKING
 
-from dltobs._redaction.encodings import without_surrogates
 from dltobs._redaction.lazy import lazy
 
 if TYPE_CHECKING:
@@ -81,8 +80,6 @@ def _beginning(form: str) -> str | None:
 
 def _agreement(forms: list[str], chunk: str) -> int:
     """Return in how many characters a form begins as `chunk` does; 0 if all of a form stands there."""
-    if not chunk.isascii():
-        chunk = without_surrogates(chunk)  # as the forms are
     index = bisect_left(forms, chunk)
     best = 0
     for form in forms[max(0, index - 1) : index + 1]:
