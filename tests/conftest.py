@@ -104,7 +104,10 @@ def _forget_dlt() -> None:
         logger.filters.clear()
         logger.setLevel(logging.NOTSET)
         logger.propagate = True
-        logger.disabled = False
+    for logger in logging.Logger.manager.loggerDict.values():
+        if isinstance(logger, logging.Logger):
+            logger.disabled = False  # a `dictConfig` disables the loggers that it does not name
+    logging.getLogger().setLevel(logging.WARNING)
     Container._INSTANCE = None
     dlt_trace.TRACKING_MODULES = [
         module

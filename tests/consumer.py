@@ -38,6 +38,8 @@ class Failures:
         elif isinstance(event, (dltobs.RunStarted, dltobs.RunLost, dltobs.StepStarted)):
             run: dltobs.Run = event.run
             self.lines.append(run.pipeline)
+        elif isinstance(event, dltobs.UncaughtError):
+            self.lines.append(f"{event.name}: {event.failure.error_type}")
 
     def flush(self, timeout: float) -> bool:
         """Nothing waits."""

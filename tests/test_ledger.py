@@ -203,7 +203,9 @@ def test_rows_that_are_not_known_are_null(pipeline, ledger, tmp_path):
     assert run["bytes"] > 0
     assert ledger("select rows from shop_data_dltobs.steps") == [{"rows": None}]
     assert ledger("select rows, jobs from shop_data_dltobs.tables") == [{"rows": None, "jobs": 1}]
-    (line,) = [line for line in (tmp_path / "dlt.log").read_text().splitlines() if "Run of" in line]
+    (line,) = [
+        line for line in (tmp_path / "dlt.log").read_text().splitlines() if "Run of shop finished" in line
+    ]
     assert re.search(r"Run of shop finished after \d+\.\d s \[", line)
 
 

@@ -44,6 +44,13 @@ class _Adopted:
     replaced: list[tuple[int, logging.Handler]] = field(default_factory=list)
 
 
+def _leave_out_of_sentry() -> None:
+    """Keep dltobs' lines from being events of the application's Sentry, which gets the error itself."""
+    sentry = sys.modules.get("sentry_sdk.integrations.logging")
+    if sentry is not None:
+        sentry.ignore_logger(OWN_NAME)
+
+
 class LoggerHook:
     """Follows dlt's logger through its creations.
 
@@ -189,6 +196,7 @@ class LoggerHook:
             code.co_name,
             extra=fields,
         )
+        _leave_out_of_sentry()
         # a `dictConfig` of the application disables the loggers that it does not name
         (own if logger.disabled else logger).handle(record)
 

@@ -75,7 +75,7 @@ class SlackSender:
         """While a flush waits: when it will have waited long enough."""
         self._webhook = Webhook(self._url)
         parts = urlsplit(self._url)
-        self._delivery.address = without_secrets(f"{parts.scheme}://{parts.netloc}/…")  # the path is secret
+        self._delivery.address = without_secrets(f"{parts.scheme}://{parts.netloc}")  # the path is secret
         # without its last part, which is the secret one
         self._delivery.route = Route(self._url.rpartition("/")[0], self._rescue, self._resend)
 
