@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 LIBRARIES = (
     "dlt",
-    "ahocorasick_rs",
+    "ahocorasick",
     "concurrent_log_handler",
     "dlt.destinations.impl.duckdb.duck",
     "dlt.sources.helpers.requests",
