@@ -360,6 +360,16 @@ def test_with_on_error_warn_what_stops_dlt_itself_is_one_warning(tmp_path, monke
     assert message.endswith("; dltobs observes nothing")
 
 
+@pytest.mark.parametrize(
+    ("variable", "value"), [("RUNTIME__LOG_LEVEL", "info"), ("RUNTIME__LOG_FORMAT", "json")]
+)
+def test_with_on_error_warn_a_setting_that_dlt_refuses_is_refused_all_the_same(monkeypatch, variable, value):
+    """dlt alone would not run with it, either."""
+    monkeypatch.setenv("DLTOBS__ON_ERROR", "warn")
+    monkeypatch.setenv(variable, value)
+    assert variable in str(refused())
+
+
 def test_with_on_error_warn_a_sink_of_ones_own_goes_on_beside_a_bad_path(pipeline, tmp_path):
     """It is in the set-up that fails, and in the one without the path."""
     seen = []

@@ -132,6 +132,26 @@ def test_what_a_run_has_told_is_not_told_again(sink, pipeline):
     assert sink.of(dltobs.UncaughtError) == []
 
 
+def test_an_exception_of_dlts_while_that_of_a_run_is_handled_is_told(sink, pipeline):
+    """The run has told its own; this one says what went wrong in the attempt to do something about it."""
+
+    @dlt.resource
+    def broken():
+        yield {"id": 1}
+        raise KeyError("no such order")
+
+    def fall_back():
+        try:
+            pipeline().run(broken())
+        except Exception:
+            shop()
+
+    crash(fall_back)
+    (event,) = sink.of(dltobs.UncaughtError)
+    assert event.failure.error_type.endswith("ConfigFieldMissingException")
+    assert len(sink.runs) == 1
+
+
 def test_a_failed_run_that_was_caught_does_not_hide_a_later_exception(sink, pipeline):
     @dlt.resource
     def broken():

@@ -478,3 +478,11 @@ def test_the_instrumentor_instruments_and_uninstruments(unarmed: None, pipeline:
     instrumentor.instrument()
     assert _state.runtime is not None
     instrumentor.uninstrument()
+
+
+def test_the_switch_with_one_underscore_is_one_warning(tmp_path):
+    result = run_script(
+        "pipeline().run([{'id': 1}], table_name='orders')", tmp_path, DLTOBS_AUTO_CONFIGURE="true"
+    )
+    assert result.returncode == 0
+    assert result.stderr.count("DLTOBS__AUTO_CONFIGURE") == 1

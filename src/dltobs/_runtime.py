@@ -186,7 +186,9 @@ def set_up(
         except BaseException as error:
             if running is None:
                 hook.detach()
-            if isinstance(error, ConfigurationError) and on_error() == "warn":
+            # what is wrong with a setting of dlt's own (`runtime.log_level`) stops dlt itself as well
+            is_dlts = isinstance(error, ConfigurationError) and error.setting.startswith("runtime.")
+            if isinstance(error, ConfigurationError) and not is_dlts and on_error() == "warn":
                 what = "dltobs observes nothing" if running is None else "the set-up before it stays"
                 _warn(Warner(Redactor()), warnings | {error.setting: f"{error}; {what}"})
                 return

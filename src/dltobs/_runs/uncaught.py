@@ -23,7 +23,12 @@ T = TypeVar("T")
 
 
 def ended_run_of(error: BaseException) -> EndedRun | None:
-    """Return the run that an exception has ended, or one that it comes from; None where there is none."""
+    """Return the run that an exception has ended, or one that it comes from; None where there is none.
+
+    An exception of dlt's that is raised while another one is handled does not come from that one.
+    """
+    if _told_context_of(error) is not None:
+        return None
     left, seen = [error], set[int]()
     while left:
         for one in chain_of(left.pop()):
@@ -35,6 +40,15 @@ def ended_run_of(error: BaseException) -> EndedRun | None:
                 return run
             left += members_of(one)
     return None
+
+
+def _told_context_of(error: BaseException) -> BaseException | None:
+    """Return what was being handled when dlt raised another exception, if a run has reported that; else None."""
+    context = error.__context__
+    is_apart = (
+        context is not None and error.__cause__ is None and is_of_dlt(error) and not run_ended_by(error)
+    )
+    return context if is_apart and context is not None and ended_run_of(context) is not None else None
 
 
 def uncaught_error(error: BaseException, redact: Callable[[str, int], str]) -> UncaughtError | None:
@@ -49,7 +63,7 @@ def uncaught_error(error: BaseException, redact: Callable[[str, int], str]) -> U
     """
     if not isinstance(error, Exception):
         return None
-    failure = failure_of("", error, until=None, attempt=_attempt, redact=redact)
+    failure = failure_of("", error, until=_told_context_of(error), attempt=_attempt, redact=redact)
     calls_dlt = any(frame.module.split(".")[0] == "dlt" for info in failure.chain for frame in info.frames)
     if not calls_dlt and not any(is_of_dlt(one) for one in chain_of(error)):
         return None

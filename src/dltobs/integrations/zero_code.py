@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import multiprocessing
 import multiprocessing.util
+import os
 import sys
 import threading
 from typing import TYPE_CHECKING, Any
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from types import ModuleType
 
 _KEY = "auto_configure"
+_MISSPELT = "DLTOBS_AUTO_CONFIGURE"
 
 
 class _Ambush:
@@ -138,10 +140,13 @@ def configure_unless_done(*, asked: bool) -> None:
     if _state.is_changing() or not _state.lock.acquire(blocking=False):
         return
     try:
-        if _state.runtime is None and not _state.is_off and (asked or _is_switched_on()):
-            from dltobs._runtime import configure
+        if _state.runtime is None and not _state.is_off:
+            if asked or _is_switched_on():
+                from dltobs._runtime import configure
 
-            configure()
+                configure()
+            elif _MISSPELT in os.environ:
+                _warn(f"environment variable {_MISSPELT} is not read: the setting is DLTOBS__AUTO_CONFIGURE")
     except (
         Exception
     ) as error:  # the application has not called us, and fails for us only where it asks for it
@@ -149,12 +154,16 @@ def configure_unless_done(*, asked: bool) -> None:
             return
         if explicit_on_error({}) == "raise":
             raise
-        from dltobs._redaction.redactor import Redactor
-        from dltobs._warnings import Warner
-
-        Warner(Redactor()).warn(_KEY, f"{_KEY}: {error}; dltobs observes nothing")
+        _warn(f"{_KEY}: {error}; dltobs observes nothing")
     finally:
         _state.lock.release()
+
+
+def _warn(message: str) -> None:
+    from dltobs._redaction.redactor import Redactor
+    from dltobs._warnings import Warner
+
+    Warner(Redactor()).warn(_KEY, message)
 
 
 def _is_switched_on() -> bool:
