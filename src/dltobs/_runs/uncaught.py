@@ -45,10 +45,9 @@ def ended_run_of(error: BaseException) -> EndedRun | None:
 def _told_context_of(error: BaseException) -> BaseException | None:
     """Return what was being handled when dlt raised another exception, if a run has reported that; else None."""
     context = error.__context__
-    is_apart = (
-        context is not None and error.__cause__ is None and is_of_dlt(error) and not run_ended_by(error)
-    )
-    return context if is_apart and context is not None and ended_run_of(context) is not None else None
+    if context is None or error.__cause__ is not None or not is_of_dlt(error) or run_ended_by(error):
+        return None
+    return None if ended_run_of(context) is None else context
 
 
 def uncaught_error(error: BaseException, redact: Callable[[str, int], str]) -> UncaughtError | None:
