@@ -400,9 +400,40 @@ def test_if_the_log_fails_the_exception_is_withheld(capfd):
     assert capfd.readouterr().err == "[withheld]\n"
 
 
-def test_a_hook_that_waits_for_another_crashing_thread_does_not_hang(capfd, monkeypatch):
-    monkeypatch.setattr("dltobs._excepthook._PATIENCE", 0.2)
+def test_hooks_of_threads_that_crash_at_once_run_at_once_each_redacted(capfd):
+    """Nobody waits for another thread's hook, and none is left out."""
+    together = threading.Barrier(3)
 
+    def hook_of_the_application(args):
+        together.wait(30)  # three hooks are running
+        sys.stderr.write(f"{args.thread.name} told {args.exc_value}\n")
+        together.wait(30)
+
+    def crash():
+        raise ValueError(SECRET)
+
+    previous, stderr = threading.excepthook, sys.stderr
+    threading.excepthook = hook_of_the_application
+    hook = ExceptHook(Redactor([SECRET]))
+    hook.attach()
+    try:
+        threads = [threading.Thread(target=crash, name=f"thread{number}") for number in range(3)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(60)
+    finally:
+        hook.detach()
+        threading.excepthook = previous
+    text = capfd.readouterr().err
+    assert sorted(line for line in text.splitlines() if "told" in line) == [
+        f"thread{number} told ***" for number in range(3)
+    ]
+    assert SECRET not in text
+    assert sys.stderr is stderr
+
+
+def test_a_hook_that_waits_for_another_crashing_thread_does_not_hang(capfd):
     def crash():
         raise ValueError(f"second {SECRET}")
 

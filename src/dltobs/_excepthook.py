@@ -31,9 +31,6 @@ if TYPE_CHECKING:
 
     ExcInfo = tuple[type[BaseException], BaseException, TracebackType | None]
 
-_PATIENCE = 5.0
-"""Seconds that a thread waits while the hooks of another thread are running."""
-
 _TELLING = 30
 """Characters of an exception's text by which its printed form is recognised; more may be wrapped."""
 
@@ -80,7 +77,6 @@ class ExceptHook:
         self._shell_hook = ShellHook(redactor)
         self.redirect(redactor, log, dispatcher)
         self._attached = False
-        self._turn = threading.RLock()
 
     def redirect(self, redactor: Redactor, log: LogOutput | None, dispatcher: Dispatcher | None) -> None:
         """Use other parts from now on; the arguments are those of the class."""
@@ -151,38 +147,31 @@ class ExceptHook:
 
     def _call(self, hook: Callable[[], object], crash: _Crash) -> None:
         """Call somebody else's hook, and tell of the exception and of what that hook has written."""
-        # one at a time, as stderr is swapped; a hook may be waiting for the thread that crashes now, though
-        if not self._turn.acquire(timeout=_PATIENCE):
+        try:
+            captured = CapturedStderr()
+        except Exception:  # noqa: BLE001 - streams and handlers of foreign code
             self._tell(crash)
             return
+        is_told = False
+
+        def tell() -> None:
+            nonlocal is_told
+            written = captured.end()
+            if not is_told:
+                is_told = True
+                self._tell(crash, written)
+
         try:
-            try:
-                captured = CapturedStderr()
-            except Exception:  # noqa: BLE001 - streams and handlers of foreign code
-                self._tell(crash)
-                return
-            is_told = False
-
-            def tell() -> None:
-                nonlocal is_told
-                written = captured.end()
-                if not is_told:
-                    is_told = True
-                    self._tell(crash, written)
-
-            try:
-                with _before_exit(tell):
-                    try:
-                        hook()
-                    except Exception as error:  # noqa: BLE001 - Python would print it unredacted
-                        kind, text = type_name(type(error)), text_of(error)
-                        with suppress(Exception):  # there may be no stderr
-                            sys.stderr.write(f"Error in a hook for uncaught exceptions: {kind}: {text}\n")
-            finally:
-                # also where a hook ends the process by SystemExit
-                tell()
+            with _before_exit(tell):
+                try:
+                    hook()
+                except Exception as error:  # noqa: BLE001 - Python would print it unredacted
+                    kind, text = type_name(type(error)), text_of(error)
+                    with suppress(Exception):  # there may be no stderr
+                        sys.stderr.write(f"Error in a hook for uncaught exceptions: {kind}: {text}\n")
         finally:
-            self._turn.release()
+            # also where a hook ends the process by SystemExit
+            tell()
 
     def _tell(self, crash: _Crash, written: str = "") -> None:
         """Print and log an exception, with what a hook has written; tell the sinks if no run has."""
@@ -256,14 +245,16 @@ def _before_exit(tell: Callable[[], None]) -> Iterator[None]:
     original, thread = os._exit, threading.get_ident()
 
     def _exit(status: int) -> NoReturn:
-        if threading.get_ident() == thread:
+        if not is_over and threading.get_ident() == thread:
             tell()
         original(status)
 
+    is_over = False
     os._exit = _exit
     try:
         yield
     finally:
+        is_over = True
         if os._exit is _exit:
             os._exit = original
 

@@ -9,7 +9,11 @@ import sys
 import threading
 from typing import Any
 
+from dltobs._process.fork_safe import fork_safe
+
 _NAMES = ("stderr", "__stderr__")
+_swapping = fork_safe(threading.RLock())
+"""Held while streams are exchanged, not while a thread is captured: another one may be at the same time."""
 
 
 class CapturedStderr:
@@ -20,6 +24,15 @@ class CapturedStderr:
     """
 
     def __init__(self) -> None:
+        with _swapping:
+            self._begin()
+
+    def end(self) -> str:
+        """Put the streams back, and return what was captured since the last call."""
+        with _swapping:
+            return self._end()
+
+    def _begin(self) -> None:
         self._buffer = _Bytes()
         text = _Text(self._buffer, "utf-8", "backslashreplace", newline="", write_through=True)
         self._before = [getattr(sys, name, None) for name in _NAMES]
@@ -35,17 +48,16 @@ class CapturedStderr:
         for handler, stream in self._handlers:
             _set_stream(handler, self._stand_ins[id(stream)])
 
-    def end(self) -> str:
-        """Put the streams back, and return what was captured since the last call."""
+    def _end(self) -> str:
         for stand_in in self._stand_ins.values():
             stand_in.release()
         for handler, stream in self._handlers:
             if getattr(handler, "stream", None) is self._stand_ins[id(stream)]:
-                _set_stream(handler, stream)
+                _set_stream(handler, _without_ended(stream))
         for name, stream in zip(_NAMES, self._before, strict=True):
             # not where somebody has set another one since
             if stream is not None and getattr(sys, name, None) is self._stand_ins[id(stream)]:
-                setattr(sys, name, stream)
+                setattr(sys, name, _without_ended(stream))
         text = self._buffer.getvalue().decode("utf-8", "replace")
         self._buffer.seek(0)
         self._buffer.truncate()
@@ -66,16 +78,28 @@ class _StandIn:
     """Is the buffer for the thread that has made it, and the stream for all others."""
 
     def __init__(self, stream: Any, buffer: io.TextIOWrapper) -> None:
-        self._stream = stream
+        self.stream = stream
         self._own = buffer
         self._thread: int | None = threading.get_ident()
+
+    @property
+    def is_ended(self) -> bool:
+        """Whether it is the stream for all threads."""
+        return self._thread is None
 
     def release(self) -> None:
         """Be the stream for all threads: somebody may have kept this object."""
         self._thread = None
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(self._own if threading.get_ident() == self._thread else self._stream, name)
+        return getattr(self._own if threading.get_ident() == self._thread else self.stream, name)
+
+
+def _without_ended(stream: Any) -> Any:
+    """Return the stream behind the stand-ins of threads that have ended their capture meanwhile."""
+    while isinstance(stream, _StandIn) and stream.is_ended:
+        stream = stream.stream
+    return stream
 
 
 def _stream_handlers() -> list[logging.StreamHandler[Any]]:

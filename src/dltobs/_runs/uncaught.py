@@ -43,7 +43,7 @@ def ended_run_of(error: BaseException) -> EndedRun | None:
 
 
 def _told_context_of(error: BaseException) -> BaseException | None:
-    """Return what was being handled when dlt raised another exception, if a run has reported that; else None."""
+    """Return what was being handled when dlt raised another exception, if a run has reported that."""
     context = error.__context__
     if context is None or error.__cause__ is not None or not is_of_dlt(error) or run_ended_by(error):
         return None
