@@ -95,7 +95,8 @@ def start_python(command: list[str], folder: Path, environment: dict[str, str]) 
 
 
 def _may_be_forked(environment: dict[str, str]) -> bool:
-    if sys.platform != "linux":  # others have no sockets of the kind that is needed
+    # others have no sockets of the kind that is needed; DuckDB for Python 3.10 aborts when a fork of it exits
+    if sys.platform != "linux" or sys.version_info < (3, 11):
         return False
     # the interpreter reads these when it starts
     of_python = {name: value for name, value in environment.items() if name.startswith("PYTHON")}

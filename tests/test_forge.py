@@ -11,7 +11,10 @@ import pytest
 
 from scripts import run_python, start_python
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="scripts are forked on Linux alone")
+pytestmark = pytest.mark.skipif(
+    sys.platform != "linux" or sys.version_info < (3, 11),
+    reason="scripts are forked on Linux, from Python 3.11 on",
+)
 
 LOADED = (
     "print(json.dumps({name: name in sys.modules for name in ('dlt', 'opentelemetry.trace', 'dltobs')}))\n"

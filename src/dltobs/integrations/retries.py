@@ -21,6 +21,7 @@ from dltobs._warnings import Warner
 from dltobs.integrations.retry_hooks import listen, listener_of
 from dltobs.integrations.retry_spans import Failed, LoopSpans
 from dltobs.integrations.retry_strategies import will_retry, would_retry
+from dltobs.logs.run_lines import ids_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -113,6 +114,8 @@ class _Loop:
         self._spans = LoopSpans.prepare(self._name)
         self._attempt: RetryAttempt | None = None
         self._failed: Failed | None = None
+        self._run: EndedRun | None = None
+        """The run that the last attempt has failed with."""
         self._is_over = False
         self._outer = current_attempt()
         self.reraises = bool(state.retry_object.reraise) and state.retry_object.retry_error_callback is None
@@ -142,8 +145,8 @@ class _Loop:
         _guarded(lambda: self._end(state))
 
     def leave(self) -> None:
-        """End the loop without a word: nobody has decided that it is over."""
-        _guarded(self._close)
+        """End a loop with which nobody goes on: it was left in a pause, or by `break` after a failure."""
+        _guarded(self._leave)
 
     def would_retry(self, error: BaseException | None) -> bool | None:
         """Whether tenacity would go on if this exception, or one that nobody knows, ended the attempt."""
@@ -170,17 +173,24 @@ class _Loop:
     def _begin_attempt(self, state: RetryCallState) -> None:
         if self._is_over:
             return
-        self._failed = None
+        self._failed = self._run = None
         self._attempt = RetryAttempt(self, state.attempt_number, self._outer)
         enter(self._attempt)
         if self._spans is not None:
             self._spans.begin_attempt(state.attempt_number)
 
     def _end_attempt(self, state: RetryCallState) -> None:
-        self._failed = _failure_of(state)
+        self._failed, self._run = _failure_of(state), _run_of(state)
         self._leave_attempt()
         if will_retry(state) is False:
             self._end(state)
+
+    def _leave(self) -> None:
+        if self._failed is not None and self._attempt is not None and not self._is_over:
+            number = self._attempt.number
+            message = f"{self._name} was left after {_count_of(number)}: {self._failed.reason}"
+            self._log(logging.ERROR, message, self._failed, of_loop=True, attempt=number)
+        self._close()
 
     def _leave_attempt(self) -> None:
         if self._attempt is not None:
@@ -198,7 +208,7 @@ class _Loop:
     def _tell_end(self, state: RetryCallState) -> None:
         number = state.attempt_number
         if self._failed is not None:
-            message = f"{self._name} failed after {number} attempt{'' if number == 1 else 's'}"
+            message = f"{self._name} failed after {_count_of(number)}"
             run = _run_of(state)
             # a run's own line has told the reason already, as an error
             is_told = run is not None and run.is_error
@@ -221,6 +231,8 @@ class _Loop:
         running = _state.runtime
         reason: dict[str, Any] = {} if failed is None else failed._asdict()
         spans = self._spans
+        if self._run is not None and spans is None:  # else the line has those of the loop's span
+            reason |= ids_of(self._run.ids)
         with contextlib.nullcontext() if spans is None else spans.inside(of_loop=of_loop):
             if running is None:
                 logging.getLogger("dltobs").log(level, "%s", message, extra=fields | reason)
@@ -236,6 +248,10 @@ class _Loop:
             if self._spans is not None:
                 self._spans.end(self._failed, self._attempt.number)
         over(self.retry_id)
+
+
+def _count_of(attempts: int) -> str:
+    return f"{attempts} attempt{'' if attempts == 1 else 's'}"
 
 
 def _error_of(state: RetryCallState) -> BaseException | None:

@@ -133,7 +133,7 @@ class LogSink:
             logging.ERROR,
             f"Run of {event.run.pipeline} lost{where}: process {event.pid} on {event.host} died without "
             f"reporting its end, last seen at {event.last_seen_at:%Y-%m-%d %H:%M:%S %Z}",
-            {"outcome": event.outcome, **_ids(ids)},
+            {"outcome": event.outcome, **ids_of(ids)},
         )
 
 
@@ -200,7 +200,7 @@ def _end_fields(event: RunFinished) -> dict[str, Any]:
     if outermost is not None:
         # the span of the run is not the current one any more
         run = event.run
-        fields |= _ids(
+        fields |= ids_of(
             Correlation(
                 run.pipeline, outermost.step, run.transaction_id, outermost.trace_id, outermost.span_id
             )
@@ -208,7 +208,7 @@ def _end_fields(event: RunFinished) -> dict[str, Any]:
     return fields
 
 
-def _ids(ids: Correlation) -> dict[str, Any]:
+def ids_of(ids: Correlation) -> dict[str, Any]:
     """Return the fields that make a record belong to another run or span than the current one."""
     known = {name: value for name, value in ids._asdict().items() if value is not None}
     return {**known, CORRELATION_ATTRIBUTE: tuple(ids), WITH_IDS_ATTRIBUTE: True}
