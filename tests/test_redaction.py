@@ -368,6 +368,10 @@ HEAD, TAIL = LONG[:20], LONG[-20:]
         (f"%22{HEAD}...%22", "%22***...%22"),
         (f"&quot;{HEAD}&hellip;&quot;", "&quot;***&hellip;&quot;"),
         (f"x{HEAD[:8]}...", "x***..."),
+        (f"key {HEAD[:12]}****{LONG[-9:]} set", "key ********** set"),
+        (f"keys {HEAD}, ... given", "keys ***, ... given"),
+        (f"key ({HEAD} +54 chars)", "key (*** +54 chars)"),
+        (f"key '{HEAD}'... is wrong", "key '***'... is wrong"),
     ],
 )  # fmt: skip
 def test_a_piece_of_a_secret_at_a_cut_is_not_left(text, expected):

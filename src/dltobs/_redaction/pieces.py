@@ -24,9 +24,9 @@ _ONE_WORD = lazy(r"[\W_]*(?:[A-Z]?[a-z]{0,12}[A-Z]?|[A-Z]{0,12})[\W_]*")
 _ORDINARY = lazy(r"(?:[\W_]|(?<![^\W_])(?:\d+|[A-Z]+|[A-Z]?[a-z]+(?:[A-Z][a-z]{2,})*)(?![^\W_]))*")
 """Words and numbers only. They are left alone where a mere quote or line end follows: `"shop-data"`."""
 
-_CUT_MARK = r"(?:\.\.|\u2026|\\u2026|&hellip;|\b(?:truncated|snip|characters?|chars|bytes)\b)"
-_CUT_AFTER = lazy(rf"\s?[\[(<{{]?\s?(?:\d+ (?:more )?)?{_CUT_MARK}")
-_CUT_BEFORE = lazy(rf"{_CUT_MARK}[\])>}}]?\s?\Z")
+_CUT_MARK = r"(?:\.\.|\*{4,}|\u2026|\\u2026|&hellip;|\b(?:truncated|snip|characters?|chars|bytes)\b)"
+_CUT_AFTER = lazy(rf"['\"`,]?\s?[\[(<{{]?\s?(?:\+?\d+ (?:more )?)?{_CUT_MARK}")
+_CUT_BEFORE = lazy(rf"{_CUT_MARK}[\])>}}]?\s?['\"`]?\Z")
 _END_AFTER = lazy(r"""\Z|[\r\n"'`]|\\{1,8}[rn"'`]""")
 _END_BEFORE = lazy(r"""(?:[\r\n"'`]|\\[rn])\Z""")
 _LONGEST_MARK = 16
