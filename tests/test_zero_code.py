@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 from textwrap import dedent
@@ -486,3 +487,18 @@ def test_the_switch_with_one_underscore_is_one_warning(tmp_path):
     )
     assert result.returncode == 0
     assert result.stderr.count("DLTOBS__AUTO_CONFIGURE") == 1
+
+
+def test_what_auto_configure_warns_of_is_json_where_the_console_is(tmp_path):
+    result = run_script(
+        "pipeline().run([{'id': 1}], table_name='orders')",
+        tmp_path,
+        DLTOBS__AUTO_CONFIGURE="true",
+        DLTOBS__CONSOLE="json",
+        DLTOBS__LOG_FILE="dlt.jsonl",
+        DLTOBS_SERVICE_NAME="shop",
+    )
+    (line,) = [json.loads(line) for line in result.stderr.splitlines()]
+    assert "DLTOBS__SERVICE_NAME" in line["message"]
+    (same,) = [json.loads(line) for line in (tmp_path / "dlt.jsonl").read_text().splitlines()]
+    assert same["message"] == line["message"]

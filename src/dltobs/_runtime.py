@@ -6,6 +6,7 @@ import atexit
 import multiprocessing.util
 import os
 import sys
+from functools import partial
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from dltobs import _state
@@ -216,8 +217,9 @@ def set_up(
         if multiprocessing.parent_process() is not None:
             # such a process leaves by `os._exit`, without `atexit`
             multiprocessing.util.Finalize(None, _at_exit, exitpriority=_FIRST)
-        # only now: on the handlers that have just been attached
-        _warn(built.warner, warnings | {note: note for note in resolved.notes})
+        # through our own handlers, which `auto_configure` makes before dlt has its logger
+        warnings |= {note: note for note in resolved.notes}
+        built.logger_hook.when_attached(partial(_warn, built.warner, warnings))
 
 
 def _resolved_and_built(

@@ -75,6 +75,7 @@ class LoggerHook:
         self._original: CreateLogger | None = None
         self._wrapper: CreateLogger | None = None
         self._last_call: Call | None = None
+        self._waiting: list[Callable[[], None]] = []
 
     def install(self) -> None:
         """Wrap dlt's creation of its logger: from now on it spares what is not its own."""
@@ -124,6 +125,14 @@ class LoggerHook:
                 adopted.logger.setLevel(level)
             elif level_before is not None and adopted.logger.level == level_before:
                 adopted.logger.setLevel(adopted.level)
+
+    def when_attached(self, call: Callable[[], None]) -> None:
+        """Call a function once our handlers are on dlt's logger: now, or when dlt creates that."""
+        with self._lock:
+            if self._adopted is None:
+                self._waiting.append(call)
+                return
+        call()
 
     def refresh(self) -> None:
         """Look whether dlt logs through another logger now (Airflow swaps it), and follow it."""
@@ -220,6 +229,9 @@ class LoggerHook:
                 created.setLevel(level_before)
             if self._handlers_for is not None:
                 self._adopt(created, fmt, keep_level=keep_level)
+                waiting, self._waiting = self._waiting, []
+                for waiting_call in waiting:
+                    waiting_call()
         except Exception as error:  # noqa: BLE001 - dlt must get its logger
             self.warner.internal_error("logs", error)
         return created
