@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import environment  # noqa: F401  # isort: skip - before dlt, which reads it
+import environment  # isort: skip - before dlt, which reads it
 
 import contextlib
 import gc
@@ -46,7 +46,7 @@ with contextlib.suppress(ImportError):  # beside Prefect it is not installed, no
     from hypothesis import settings
 
     # how long an example takes says more about the machine than about the code
-    settings.register_profile("tests", deadline=None, max_examples=30)
+    settings.register_profile("tests", deadline=None, max_examples=100 if environment.IN_CI else 30)
     settings.load_profile("tests")
 
 # a tenth of the suite's time went into looking for cycles among the objects of dlt's modules

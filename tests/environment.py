@@ -20,6 +20,9 @@ _NEEDED = (
 )
 """What the names of the variables begin with that are kept."""
 
+IN_CI = bool(os.environ.get("CI"))
+"""Whether there is time for more examples of what hypothesis tries."""
+
 for _name in list(os.environ):
     if not _name.startswith(_NEEDED):
         del os.environ[_name]

@@ -331,6 +331,7 @@ def test_what_waited_when_the_process_began_is_sent_as_soon_as_the_back_end_take
     sentry.status = 200
     fail(pipeline("two"))
     wait_for(lambda: kept() == [])
+    assert dltobs.status()["sentry"].dropped == 0
 
 
 @pytest.mark.usefixtures("short_of_time")

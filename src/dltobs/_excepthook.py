@@ -61,7 +61,7 @@ class _Crash:
 class ExceptHook:
     """Stands before `sys.excepthook`, `threading.excepthook`, `sys.unraisablehook` and what IPython has.
 
-    A hook of somebody else's that was there before is called as before; what it writes to stderr is
+    A hook of the application that was there before is called as before; what it writes to stderr is
     captured and redacted. Where it has printed the stack trace itself, as the hooks of the interpreter do at
     the end of every chain, nothing is printed twice.
 
@@ -146,7 +146,7 @@ class ExceptHook:
             self._call(lambda: self._previous_unraisable(args), crash)
 
     def _call(self, hook: Callable[[], object], crash: _Crash) -> None:
-        """Call somebody else's hook, and tell of the exception and of what that hook has written."""
+        """Call a hook of the application, then print and log the exception and what that hook has written."""
         try:
             captured = CapturedStderr()
         except Exception:  # noqa: BLE001 - streams and handlers of foreign code
